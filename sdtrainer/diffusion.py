@@ -1,7 +1,7 @@
-"""The arithmetic of diffusion: noising, targets, signal-to-noise weights and the error of a prediction. Nothing else.
+"""The arithmetic of diffusion: noising, targets, signal-to-noise weights and the error of a prediction.
 
-Symbols are the papers': alpha_bar is `schedule.alphas_cumprod`, x0 the clean latents, eps the noise, x_t the noisy
-latents, so that x_t = alpha x0 + sigma eps with alpha = sqrt(alpha_bar_t) and sigma = sqrt(1 - alpha_bar_t).
+Symbols are the papers': alpha_bar is `schedule.alphas_cumprod`, x0 the clean latents, eps the noise, x_t the
+noisy latents: x_t = alpha x0 + sigma eps with alpha = sqrt(alpha_bar_t) and sigma = sqrt(1 - alpha_bar_t).
 SNR = alpha^2 / sigma^2. Flow matching writes s for sigma: x_s = (1 - s) x0 + s eps.
 
 Shapes: B batch, C latent channels, h w latents, N timesteps. t (B,) whole numbers, s (B,) in [0, 1].
@@ -36,7 +36,8 @@ class NoiseSection(Section):
     min_snr_gamma: float = knob(
         5.0,
         "Min-SNR gamma",
-        "Lets the nearly clean timesteps count less, which makes training calmer and faster. 5 is usual; 0 turns it off.",
+        "Lets the nearly clean timesteps count less, which makes training calmer and faster. "
+        "5 is usual; 0 turns it off.",
         ge=0.0,
         le=100.0,
     )
@@ -51,7 +52,8 @@ class NoiseSection(Section):
     loss: Literal["mse", "huber"] = knob(
         "mse",
         "Loss",
-        "How errors are counted: mse squares them all; huber counts large ones less, so odd pictures pull less.",
+        "How errors are counted: mse squares them all; huber counts large ones less, "
+        "so that odd pictures pull less.",
     )
     huber_delta: float = knob(
         0.1,
@@ -128,7 +130,7 @@ class Schedule:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Schedule:
-        """Build from a diffusers scheduler_config, with diffusers' own fp32 steps, so that timesteps mean the same.
+        """Build from a diffusers scheduler_config, in the same fp32 steps as diffusers.
 
         Raises: UserError for a beta schedule that Stable Diffusion models do not have.
         """
@@ -173,9 +175,9 @@ def target(
     schedule: Schedule,
     t: torch.Tensor,
 ) -> torch.Tensor:
-    """Return what the denoiser should say of x_t: eps, x0 or v = alpha eps - sigma x0 (Salimans & Ho, section 2.4).
+    """Return what the denoiser should say of x_t: eps, x0 or v = alpha eps - sigma x0.
 
-    Flow matching's target needs no schedule: see `flow_target`.
+    Source: Salimans & Ho 2022, section 4. Flow matching's target needs no schedule: see `flow_target`.
     """
     if prediction_type == "epsilon":
         return noise
@@ -227,12 +229,12 @@ def snr(schedule: Schedule, t: torch.Tensor) -> torch.Tensor:
 
 
 def loss_weight(prediction_type: PredictionType, snr: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Return the weight of each sample's error, (B,), by min-SNR-gamma; 1 where gamma is 0 or for flow matching.
+    """Return each sample's weight, (B,), by min-SNR-gamma; 1 if gamma is 0 or for flow matching.
 
-    Source: Hang et al. 2023, section 3.4: x0's error weighs min(SNR, gamma); eps' error is SNR times, and v's SNR + 1
-    times that of x0, so theirs weigh min(SNR, gamma) / SNR and min(SNR, gamma) / (SNR + 1).
-    Written so that both ends are finite: SNR 0 gives eps 1 (the limit; `check` refuses such a schedule for eps), v 0,
-    x0 0; infinite SNR gives eps 0, v 0, x0 gamma.
+    Source: Hang et al. 2023, section 3.4: x0's error weighs min(SNR, gamma); eps' error is SNR times, and v's
+    SNR + 1 times that of x0, so theirs weigh min(SNR, gamma) / SNR and min(SNR, gamma) / (SNR + 1).
+    Written so that both ends are finite: SNR 0 gives eps 1 (the limit; `check` refuses such a schedule),
+    v 0 and x0 0; infinite SNR gives eps 0, v 0 and x0 gamma.
     """
     if gamma == 0 or prediction_type == "flow":
         return snr.new_ones(snr.shape)
@@ -320,7 +322,7 @@ def draw_mode(
 
 
 def shift(s: torch.Tensor, factor: float) -> torch.Tensor:
-    """Move s towards noise, as larger pictures need: factor s / (1 + (factor - 1) s). 3 is SD3's at 1024 pixels.
+    """Move s towards noise, as larger pictures need: factor s / (1 + (factor - 1) s). SD3 has 3 at 1024 px.
 
     Source: Esser et al. 2024, equation 23, whose sqrt(m / n) is `factor`.
     """
