@@ -1,0 +1,90 @@
+"""What a scan found: `Sample` (one image), `Problem` (one thing to know) and `Census` (all of them). Plain data."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal[
+    "undecodable",
+    "truncated",
+    "empty file",
+    "missing",
+    "too large",
+    "wrong extension",
+    "animated",
+    "small",
+    "caption missing",
+    "caption unreadable",
+    "orphan caption",
+    "duplicate name",
+    "link",
+    "folder",
+]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing the user should know. `skipped` files are not trained on; `warning` ones are."""
+
+    file: str
+    kind: Kind
+    sentence: str
+    level: Literal["skipped", "warning"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One usable image. `width` and `height` are as a viewer shows it, in pixels.
+
+    `path` is relative to `root`, with forward slashes. `caption` is as written; `class_word` stands in where it is
+    empty. `caption_from` says where the caption came from (".txt", "metadata.jsonl", "the app", "" for none).
+    """
+
+    path: str
+    root: Path
+    width: int
+    height: int
+    caption: str
+    caption_from: str
+    class_word: str
+    repeats: int
+    num_bytes: int
+    mtime_ns: int
+
+    @property
+    def file(self) -> Path:
+        return self.root / self.path
+
+
+@dataclass(frozen=True)
+class Census:
+    """A scanned folder. `layout` is one sentence on what was recognised."""
+
+    folder: Path
+    samples: tuple[Sample, ...]
+    problems: tuple[Problem, ...]
+    layout: str
+
+    @property
+    def skipped(self) -> tuple[Problem, ...]:
+        return tuple(p for p in self.problems if p.level == "skipped")
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        return tuple(p for p in self.problems if p.level == "warning")
+
+
+def split(census: Census, part: float) -> tuple[Census, Census]:
+    """Divide into (training, validation), `part` of the images going to validation but never the last one.
+
+    An image is chosen by the hash of its path, so that adding images moves hardly any other.
+    """
+    count = min(len(census.samples) - 1, max(1, round(part * len(census.samples)))) if part else 0
+    by_hash = sorted(census.samples, key=lambda s: hashlib.sha256(s.path.encode()).digest())
+    chosen = {s.path for s in by_hash[:count]}
+    training = tuple(s for s in census.samples if s.path not in chosen)
+    validation = tuple(s for s in census.samples if s.path in chosen)
+    return replace(census, samples=training), replace(census, samples=validation, problems=())

@@ -1,0 +1,195 @@
+"""From an image file to pixels: any format and mode that Pillow reads becomes upright RGB. Files are only read.
+
+Owns every call into Pillow's decoders. `read_header` decodes nothing; `open_rgb` decodes all.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageColor, UnidentifiedImageError
+
+from ..section import UserError
+from .buckets import Fit
+from .census import Kind, Problem, Sample
+
+if TYPE_CHECKING:
+    import torch
+
+EXTENSIONS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jfif": "JPEG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".avif": "AVIF",
+}
+UNREAD_EXTENSIONS = (".heic", ".heif", ".jxl", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw")
+FORMATS = tuple(sorted(set(EXTENSIONS.values())))
+"""The only decoders tried: others (EPS, for one) start foreign programs."""
+
+PIXELS_VERSION = 1
+"""Raise this when `pixels` gives other values for the same file: it is part of the key of cached latents."""
+
+warnings.simplefilter(
+    "ignore", Image.DecompressionBombWarning
+)  # 100-megapixel cameras exist; twice Pillow's limit fails
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What puts an image upright, by EXIF orientation."""
+
+
+class BadImage(UserError):
+    """An image that cannot be used; `kind` says why."""
+
+    def __init__(self, kind: Kind, what: str, hint: str) -> None:
+        super().__init__(what, hint, "data.folder")
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about itself. `width`, `height` are as seen, after EXIF orientation."""
+
+    width: int
+    height: int
+    format: str
+    is_animated: bool
+
+
+def read_header(path: Path) -> Header:
+    """Return the header without decoding. Raises BadImage."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size[::-1] if _orientation(image) >= 5 else image.size
+            has_frames = image.format in (
+                "GIF",
+                "PNG",
+                "WEBP",
+                "AVIF",
+                "TIFF",
+            )  # MPO: a photo and its previews
+            return Header(
+                width, height, image.format or "", has_frames and getattr(image, "is_animated", False)
+            )
+    except Exception as error:  # Pillow's decoders raise nearly anything on corrupt files
+        raise _bad(path, error) from error
+
+
+def open_rgb(path: Path, background: str) -> Image.Image:
+    """Return the first frame, upright, as RGB, transparency over `background`. Raises BadImage naming the file."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            turn = TURNS.get(_orientation(image))
+            image.load()
+            rgb = _to_rgb(image, background)
+            return rgb.transpose(turn) if turn is not None else rgb
+    except Exception as error:
+        raise _bad(path, error) from error
+
+
+def pixels(path: Path, fit: Fit, flip: bool, background: str) -> torch.Tensor:
+    """Return the image as it enters the VAE: scaled, cropped, mirrored if `flip`. `fit` is of the unmirrored image.
+
+    Shapes: (3, H, W), float32 in [-1, 1]. Raises BadImage, also if the file is no longer the size it was scanned at.
+    """
+    import torch
+
+    image = open_rgb(path, background)
+    if image.size != fit.source:
+        what = f"{path.name} was {_by(fit.source)} when the folder was read and is {_by(image.size)} now."
+        raise BadImage("undecodable", what, "Start again, so that the folder is read anew.")
+    scaled = image.resize(fit.scale_to, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    cut = scaled.crop((fit.left, fit.top, fit.left + fit.size[0], fit.top + fit.size[1]))
+    if flip:
+        cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return torch.from_numpy(np.array(cut)).permute(2, 0, 1).contiguous().float() / 127.5 - 1
+
+
+def verify(sample: Sample) -> Problem | None:
+    """Decode the whole image and return what is wrong with it: a header does not show that the rest is missing."""
+    try:
+        open_rgb(sample.file, "white")
+    except BadImage as error:
+        return problem_of(sample, error)
+    return None
+
+
+def problem_of(sample: Sample, error: BadImage) -> Problem:
+    return Problem(sample.path, error.kind, str(error), "skipped")
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) if there is none or it is unreadable. Call it before decoding.
+
+    Pillow decodes a whole PNG to look for EXIF behind the pixels; only EXIF in front counts here.
+    """
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
+        return 1
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # as a viewer does: damaged notes about a photo do not spoil the photo
+        return 1
+
+
+def _to_rgb(image: Image.Image, background: str) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bit(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        ground = Image.new("RGBA", layer.size, (*ImageColor.getrgb(background)[:3], 255))
+        return Image.alpha_composite(ground, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Scale 16-bit and float grey to 8 bits. Pillow's own conversion clips at 255, which turns such images white."""
+    values = np.asarray(image).astype(np.float32)
+    brightest = values.max(initial=0)
+    full = 65535.0 if image.mode.startswith("I;16") or brightest > 255 else 255.0
+    if image.mode == "F" and brightest <= 1:
+        full = 1.0
+    return Image.fromarray((values / full * 255).clip(0, 255).round().astype(np.uint8))
+
+
+def _bad(path: Path, error: Exception) -> BadImage:
+    if isinstance(error, FileNotFoundError):
+        return BadImage(
+            "missing", f"{path.name} is no longer there.", "Put it back, or start again without it."
+        )
+    if isinstance(error, Image.DecompressionBombError):
+        limit = (Image.MAX_IMAGE_PIXELS or 0) * 2 // 1_000_000
+        return BadImage(
+            "too large", f"{path.name} has more than {limit} million pixels.", "Save a smaller copy of it."
+        )
+    if "truncated" in str(error).lower() or isinstance(error, EOFError):
+        return BadImage(
+            "truncated", f"{path.name} ends too early: part of the image is missing.", "Copy it anew."
+        )
+    if isinstance(error, UnidentifiedImageError):
+        return BadImage(
+            "undecodable", f"{path.name} is no image that can be read.", "Save it as PNG or JPEG."
+        )
+    return BadImage(
+        "undecodable", f"{path.name} cannot be decoded ({error}).", "Save it anew as PNG or JPEG."
+    )
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"

@@ -1,0 +1,205 @@
+"""What is shown and in which order: items, epochs and shares as pure functions of the folder, the seed and a number.
+
+A run is resumed by its batch number alone; every process computes the same order and takes its share of it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from .buckets import CENTER, Fit, Size, Table, assign, fit, table_for
+from .captions import chunks_needed, compose
+from .census import Problem, Sample
+from .section import DataSection
+
+VISIBLE_ENLARGEMENT = 1.5
+"""Images enlarged more than this look soft, and the model learns it."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image at one resolution, with the settings it is shown by. `weight` multiplies its loss.
+
+    `fit` is its centre crop; `section` says how its caption, crop and mirroring vary.
+    """
+
+    sample: Sample
+    section: DataSection
+    resolution: int
+    fit: Fit
+    repeats: int
+    weight: float = 1.0
+
+    @property
+    def bucket(self) -> Size:
+        return self.fit.size
+
+    @property
+    def flips(self) -> tuple[bool, ...]:
+        """The mirrorings that training may draw."""
+        return (False, True) if self.section.flip else (False,)
+
+    @property
+    def caption(self) -> str:
+        """The caption as composed without chance."""
+        return compose(self.sample.caption, self.section, None, self.sample.class_word)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One showing of an item. `position` is the crop's, 0 to 1 along each axis; without a seed the caption is fixed."""
+
+    item: int
+    flip: bool = False
+    position: tuple[float, float] = CENTER
+    caption_seed: int | None = None
+
+
+Order = Iterable[list[Draw]]
+
+
+def plan_items(
+    samples: Sequence[Sample], section: DataSection, resolutions: Sequence[int], weight: float = 1.0
+) -> tuple[Item, ...]:
+    """Return every image once per resolution. Class images of prior preservation are more items, with a weight."""
+    tables = [table_for(resolution, section) for resolution in resolutions]
+    return tuple(
+        Item(
+            sample,
+            section,
+            table.resolution,
+            _fit(sample, table, section),
+            sample.repeats * section.repeats,
+            weight,
+        )
+        for table in tables
+        for sample in samples
+    )
+
+
+def item_problems(items: Iterable[Item]) -> Iterator[Problem]:
+    """Yield a warning for each image that is too small for its resolution."""
+    for item in items:
+        width, height = item.fit.source
+        if item.fit.enlargement > VISIBLE_ENLARGEMENT:
+            sentence = (
+                f"It is {width} x {height} and is enlarged {item.fit.enlargement:.1f} times for {item.resolution} px;"
+                " expect soft results, or choose a lower resolution."
+            )
+            yield Problem(item.sample.path, "small", sentence, "warning")
+        elif not item.section.upscale and item.bucket not in table_for(item.resolution, item.section).sizes:
+            sentence = f"It is {width} x {height}, too small for {item.resolution} px; it trains at {_by(item.bucket)}."
+            yield Problem(item.sample.path, "small", sentence, "warning")
+
+
+def bucket_counts(items: Iterable[Item]) -> dict[Size, int]:
+    """Return how many showings per epoch fall into each bucket, narrowest bucket first."""
+    counts: dict[Size, int] = defaultdict(int)
+    for item in items:
+        counts[item.bucket] += item.repeats
+    return dict(sorted(counts.items()))
+
+
+def num_batches(items: Sequence[Item], batch_size: int, world: int = 1) -> int:
+    """Return how many batches an epoch has for each of `world` processes."""
+    return math.ceil(sum(math.ceil(n / batch_size) for n in bucket_counts(items).values()) / world)
+
+
+def epoch_batches(items: Sequence[Item], batch_size: int, seed: int, epoch: int) -> list[list[Draw]]:
+    """Return the batches of one epoch: every item as often as its repeats, each batch of one bucket.
+
+    A bucket's last batch may be smaller than the others: no image is left out.
+    """
+    rng = random.Random(f"order {seed} {epoch}")
+    by_bucket: dict[Size, list[int]] = defaultdict(list)
+    for index, item in enumerate(items):
+        by_bucket[item.bucket] += [index] * item.repeats
+    batches = []
+    for indices in by_bucket.values():
+        rng.shuffle(indices)
+        draws = [_draw(items, index, rng) for index in indices]
+        batches += [draws[start : start + batch_size] for start in range(0, len(draws), batch_size)]
+    rng.shuffle(batches)
+    return batches
+
+
+def fixed_batches(items: Sequence[Item], batch_size: int) -> list[list[Draw]]:
+    """Return every item once, nothing left to chance: the order of validation."""
+    by_bucket: dict[Size, list[Draw]] = defaultdict(list)
+    for index, item in enumerate(items):
+        by_bucket[item.bucket].append(Draw(index))
+    return [
+        draws[start : start + batch_size]
+        for draws in by_bucket.values()
+        for start in range(0, len(draws), batch_size)
+    ]
+
+
+def share(batches: Sequence[list[Draw]], rank: int, world: int) -> list[list[Draw]]:
+    """Return the batches of one of `world` processes. All get equally many: the first ones are shown again at the end."""
+    rounds = math.ceil(len(batches) / world)
+    return [batches[(turn * world + rank) % len(batches)] for turn in range(rounds)]
+
+
+def order(
+    items: Sequence[Item], batch_size: int, seed: int, start: int = 0, rank: int = 0, world: int = 1
+) -> Iterator[list[Draw]]:
+    """Yield batches without end, from the process's batch number `start` on: that number is all a resume needs."""
+    assert items, "nothing to show"
+    epoch, index = position(start, num_batches(items, batch_size, world))
+    while True:
+        yield from share(epoch_batches(items, batch_size, seed, epoch), rank, world)[index:]
+        epoch, index = epoch + 1, 0
+
+
+def position(batch: int, per_epoch: int) -> tuple[int, int]:
+    """Return (epoch, batch within it) of a batch number counted from the start of the run."""
+    return divmod(batch, per_epoch)
+
+
+def caption_of(item: Item, draw: Draw) -> str:
+    """Return the caption that this showing trains on."""
+    rng = None if draw.caption_seed is None else random.Random(draw.caption_seed)
+    return compose(item.sample.caption, item.section, rng, item.sample.class_word)
+
+
+def fit_of(item: Item, draw: Draw) -> Fit:
+    """Return the crop of this showing, on the unmirrored image."""
+    return item.fit if draw.position == CENTER else fit(*item.fit.source, item.bucket, draw.position)
+
+
+def captions_of(items: Iterable[Item]) -> tuple[str, ...]:
+    """Return every caption that cached text must hold, sorted: the composed ones and the empty one."""
+    return tuple(sorted({"", *(item.caption for item in items)}))
+
+
+def max_chunks(items: Iterable[Item], count_tokens: Callable[[str], int]) -> int:
+    """Return the chunks of 75 tokens that hold every caption of a run, shuffled or thinned ones too.
+
+    Chance never adds a word but the trigger, which may come in front when the tag that had it is dropped.
+    """
+    longest = {
+        f"{item.section.trigger}, {item.caption}"
+        if item.section.tag_dropout and item.section.trigger
+        else item.caption
+        for item in items
+    }
+    return chunks_needed(longest, count_tokens)
+
+
+def _fit(sample: Sample, table: Table, section: DataSection) -> Fit:
+    return fit(sample.width, sample.height, assign(sample.width, sample.height, table, section.upscale))
+
+
+def _draw(items: Sequence[Item], index: int, rng: random.Random) -> Draw:
+    flip, x, y, seed = rng.random() < 0.5, rng.random(), rng.random(), rng.getrandbits(63)
+    section = items[index].section
+    return Draw(index, flip and section.flip, (x, y) if section.crop == "random" else CENTER, seed)
+
+
+def _by(size: Size) -> str:
+    return f"{size[0]} x {size[1]}"

@@ -1,0 +1,139 @@
+"""Captions edited in the app. They live in the project, not beside the images, until the user writes them there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..section import UserError
+from . import atomic
+from .census import Census, Sample
+from .texts import decode
+
+SCHEMA = 1
+_writing = threading.Lock()
+
+
+def overlay_for(workspace: Path, folder: Path) -> Overlay:
+    """Return the overlay of an image folder: the same file however the folder is written."""
+    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    return Overlay(workspace / "captions" / f"{digest}.json")
+
+
+class Overlay:
+    """Captions by image path (relative to the folder, forward slashes), in one JSON file that is always whole.
+
+    Each change reads the file, changes it and replaces it, so that the page and a captioning run may both write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._data = self._read()
+
+    def caption(self, path: str) -> str | None:
+        """Return the edited caption, None if there is none; an empty one is a caption."""
+        return self._data["captions"].get(path)
+
+    @property
+    def captions(self) -> Mapping[str, str]:
+        return dict(self._data["captions"])
+
+    def set(self, path: str, text: str) -> None:
+        self.update({path: text})
+
+    def update(self, captions: Mapping[str, str]) -> None:
+        """Set many captions at once."""
+        self._change(set_={path: text.strip() for path, text in captions.items()})
+
+    def drop(self, *paths: str) -> None:
+        """Forget the edits: the captions beside the images count again."""
+        self._change(drop=paths)
+
+    def write_into_folder(self, census: Census) -> list[Path]:
+        """Write the edited captions as UTF-8 text files beside the images; return the files written.
+
+        What was there is kept, so that `undo` can put it back. The edits are then forgotten: the files now say it.
+        """
+        edited = [sample for sample in census.samples if self.caption(sample.path) is not None]
+        stems = Counter(_stem(sample) for sample in census.samples)
+        texts = {_text_file(sample, stems): self._data["captions"][sample.path] for sample in edited}
+        replaced = {}
+        for file, text in texts.items():
+            before = decode(file.read_bytes()) if file.is_file() and not file.is_symlink() else None
+            replaced[file.relative_to(census.folder).as_posix()] = {"before": before, "after": text}
+        self._change(replaced=replaced)
+        for file, text in texts.items():
+            atomic.write(file, text.encode())
+        self.drop(*(sample.path for sample in edited))
+        return list(texts)
+
+    def undo(self, folder: Path) -> list[Path]:
+        """Put back the text files that `write_into_folder` replaced; return them.
+
+        A file that was changed since is left alone: newer work is never lost.
+        """
+        restored = []
+        for relative, entry in self._data["replaced"].items():
+            file = folder.resolve() / relative
+            if file.is_file() and decode(file.read_bytes()) == entry["after"]:
+                if entry["before"] is None:
+                    file.unlink()
+                else:
+                    atomic.write(file, entry["before"].encode())
+                restored.append(file)
+        self._change(forget_replaced=True)
+        return restored
+
+    def _change(
+        self,
+        set_: Mapping[str, str] | None = None,
+        drop: Iterable[str] = (),
+        replaced: Mapping[str, dict[str, str | None]] | None = None,
+        forget_replaced: bool = False,
+    ) -> None:
+        with _writing:
+            data = self._read()
+            data["captions"] |= set_ or {}
+            for path in drop:
+                data["captions"].pop(path, None)
+            kept = {} if forget_replaced else data["replaced"]
+            for relative, entry in (
+                replaced or {}
+            ).items():  # written twice: undo goes back to the first text
+                first = kept.get(relative, entry)
+                kept[relative] = {"before": first["before"], "after": entry["after"]}
+            data["replaced"] = kept
+            atomic.write(self.path, json.dumps(data, ensure_ascii=False, indent=1, sort_keys=True).encode())
+            self._data = data
+
+    def _read(self) -> dict[str, Any]:
+        if not self.path.is_file():
+            return {"schema": SCHEMA, "captions": {}, "replaced": {}}
+        try:
+            data = json.loads(self.path.read_text("utf-8"))
+        except ValueError as error:
+            what = f"The edited captions in {self.path} cannot be read ({error})."
+            raise UserError(
+                what, "Repair the file, or rename it to start without edits.", "data.folder"
+            ) from error
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            what = f"The edited captions in {self.path} were written by another version of this program."
+            raise UserError(
+                what, "Use that version, or rename the file to start without edits.", "data.folder"
+            )
+        return data
+
+
+def _text_file(sample: Sample, stems: Counter[Path]) -> Path:
+    """Return the caption file of an image: a.txt, or a.png.txt where a.jpg lies beside a.png."""
+    stem = _stem(sample)
+    return stem.with_name((sample.file.name if stems[stem] > 1 else stem.name) + ".txt")
+
+
+def _stem(sample: Sample) -> Path:
+    return sample.file.with_suffix("")

@@ -1,0 +1,117 @@
+"""Captions as people store them: text files in any encoding, metadata tables, words in file and folder names.
+
+Reads text; knows nothing of images or of what becomes of a caption later.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import posixpath
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_CAPTION_BYTES = 65536
+MAX_REPEATS = 999
+METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+TEXT_FIELDS = ("text", "caption")
+
+_CAMERA_WORDS = frozenset(
+    "img image photo photos picture pic dsc dscn dscf pxl mvimg wp whatsapp screenshot screen shot scan frame untitled"
+    " unnamed download file copy final new signal telegram at am pm edited crop cropped resized".split()
+)
+
+
+def decode(content: bytes) -> str:
+    """Return text from bytes: by byte-order mark, else UTF-8, else Windows-1252 (which older editors write)."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", errors="replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
+def read_caption(path: Path) -> str:
+    """Return a caption file as one line."""
+    return one_line(decode(path.read_bytes()))
+
+
+def one_line(text: str) -> str:
+    """Return text without line breaks, NULs and half characters, which no file could hold."""
+    return " ".join(text.replace("\0", "").encode("utf-8", "replace").decode().split())
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """A metadata table: caption by path relative to the image folder, and how many rows could not be used."""
+
+    captions: dict[str, str]
+    num_bad_rows: int
+
+
+def read_metadata(root: Path, path: str) -> Metadata:
+    """Read `metadata.jsonl` or `metadata.csv`: `file_name` relative to the table, and `text` or `caption`."""
+    content = decode((root / path).read_bytes())
+    rows = _json_rows(content) if path.lower().endswith(".jsonl") else _csv_rows(content)
+    folder, captions, num_bad_rows = posixpath.dirname(path), {}, 0
+    for row in rows:
+        name = row.get("file_name") if isinstance(row, dict) else None
+        text = next((row[f] for f in TEXT_FIELDS if isinstance(row.get(f), str)), None) if name else None
+        if isinstance(name, str) and text is not None:
+            captions[same_path(posixpath.join(folder, name.replace("\\", "/")))] = one_line(text)
+        else:
+            num_bad_rows += 1
+    return Metadata(captions, num_bad_rows)
+
+
+def same_path(path: str) -> str:
+    """Return the one spelling of a relative path: no ./ and composed letters (macOS decomposes them)."""
+    return unicodedata.normalize("NFC", posixpath.normpath(path))
+
+
+def caption_of_name(stem: str) -> str:
+    """Return the words of a file name as A1111 does, without the number in front; a copy's number goes as well."""
+    stem = re.sub(r"^[-_\d\s.]+", "", stem)
+    stem = re.sub(r"[-_\s]*(\(\d+\)|[-_\s]\d+)$", "", stem)
+    return one_line(stem.replace("_", " "))
+
+
+def describes(stem: str) -> bool:
+    """Tell whether a file name is a description and no camera's number: two words that no camera writes."""
+    words = re.findall(r"[^\W\d_]{2,}", caption_of_name(stem))
+    has_code = any(re.search(r"\d", word) for word in caption_of_name(stem).split())
+    return not has_code and len([w for w in words if w.casefold() not in _CAMERA_WORDS]) >= 2
+
+
+def repeats_of_folder(name: str) -> tuple[int, str] | None:
+    """Return (repeats, class words) of a kohya folder name such as "10_ohwx man"; None for any other name.
+
+    A number beyond MAX_REPEATS is part of the name: "2024_holiday" does not ask for 2024 repeats.
+    """
+    match = re.match(r"(\d+)_(.*)$", name)
+    return (int(match[1]), match[2].strip()) if match and int(match[1]) <= MAX_REPEATS else None
+
+
+def _json_rows(content: str) -> list[object]:
+    rows: list[object] = []
+    for line in content.split("\n"):  # not splitlines: JSON strings may hold other line separators
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                rows.append(None)
+    return rows
+
+
+def _csv_rows(content: str) -> list[object]:
+    rows: list[object] = []
+    try:
+        rows.extend(csv.DictReader(io.StringIO(content.replace("\0", ""))))
+    except csv.Error:
+        rows.append(None)
+    return rows
