@@ -111,11 +111,12 @@ def python_refusal(version: Version, has_ensurepip: bool) -> str:
 
 def command_for(arguments: List[str], root: Path) -> List[str]:
     """What to give to the venv's Python: the app for no verb, pytest for `test`, else the package."""
-    if not arguments or arguments[0].startswith("-"):
-        return [str(root / "app.py")] + arguments
-    if arguments[0] == "test":
+    if is_verb(arguments):
+        # Without -P a folder named sdtrainer where the user stands would be run instead of this one.
+        return ["-P", "-m", "sdtrainer"] + arguments
+    if arguments[:1] == ["test"]:
         return ["-m", "pytest"] + arguments[1:]
-    return ["-m", "sdtrainer"] + arguments
+    return [str(root / "app.py")] + arguments
 
 
 def parse_gpus(text: str) -> List[Gpu]:
@@ -188,6 +189,10 @@ def numbers(text: str) -> Optional[Version]:
     if not re.match(r"\d+(\.\d+)*$", text):
         return None
     return tuple(int(part) for part in text.split("."))
+
+
+def is_verb(arguments: List[str]) -> bool:
+    return bool(arguments) and not arguments[0].startswith("-") and arguments[0] != "test"
 
 
 def took(version: str, target: str, because: str) -> str:
@@ -389,16 +394,21 @@ def has_pip(place: Place) -> bool:
 
 
 def make_venv(place: Place) -> None:
+    base_python = python_outside(place)
     if place.venv.exists():
         say("Replacing the incomplete folder .venv.")
         shutil.rmtree(str(place.venv))
     say("Installing into .venv; the first time this takes some minutes.")
     place.venv.mkdir()
     place.unfinished.touch()
-    # Inside a venv sys.executable is the venv's own, which is about to be replaced.
-    base = getattr(sys, "_base_executable", None) or sys.executable
-    if subprocess.call([base, "-I", "-m", "venv", str(place.venv)], stdout=sys.stderr):
+    if subprocess.call([base_python, "-I", "-m", "venv", str(place.venv)], stdout=sys.stderr):
         raise SetupFailed("Python could not make .venv: mend what it says above, then start again.")
+
+
+def python_outside(place: Place) -> str:
+    """The Python to make `.venv` with; the running one may be the link inside it, about to be removed."""
+    base = getattr(sys, "_base_executable", None) or sys.executable
+    return os.path.realpath(base) if place.venv in Path(base).parents else base
 
 
 @contextlib.contextmanager
@@ -436,7 +446,8 @@ PipOutcome = NamedTuple("PipOutcome", [("code", int), ("nothing_found", bool)])
 def pip(place: Place, arguments: List[str]) -> PipOutcome:
     command = [str(place.python), "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
     # Wheels only: a compiler is not to be expected here, and building fails in hundreds of lines.
-    command += ["--only-binary=:all:"] + arguments
+    # Compiling every module took a third of the time; Python compiles what it imports anyway.
+    command += ["--only-binary=:all:", "--no-compile"] + arguments
     nothing_found = False
     child = subprocess.Popen(command, stdout=sys.stderr, stderr=subprocess.PIPE)
     with child:
@@ -464,7 +475,7 @@ def write_stamp(file: Path, stamp: Dict[str, str]) -> None:
 
 def hand_over(place: Place, arguments: List[str]) -> int:
     command = [str(place.python)] + command_for(arguments, place.root)
-    if command[1:3] == ["-m", "sdtrainer"]:
+    if is_verb(arguments):
         # Paths in a verb's arguments mean the folder the user stands in, so only the search path moves.
         known = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([str(place.root)] + ([known] if known else []))
