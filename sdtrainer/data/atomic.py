@@ -8,7 +8,10 @@ from pathlib import Path
 
 
 def write(path: Path, content: bytes) -> None:
-    """Replace the file at `path`: temporary name beside it, flush, fsync, rename. A symlink there is replaced."""
+    """Replace the file at `path`: temporary name beside it, flush, fsync, rename.
+
+    A symlink there is replaced.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:60]}.", suffix=".part")
     try:

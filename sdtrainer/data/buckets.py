@@ -1,7 +1,8 @@
 """Which sizes images are trained at. Pure arithmetic on (width, height) in pixels.
 
-Images keep their shape as far as possible: each goes to the bucket of nearest aspect ratio, is scaled to cover it and
-cropped. All buckets of a resolution have about the same area, so one batch costs about as much as any other.
+Images keep their shape as far as possible: each goes to the bucket of nearest aspect ratio, is scaled to
+cover it and cropped. All buckets of a resolution have about the same area, so one batch costs about as much
+as any other.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Fit:
-    """How an image of size `source` fills its bucket: scaled to `scale_to`, then cut at `left`, `top` to `size`."""
+    """How an image of `source` size fills its bucket: scaled to `scale_to`, cut at (left, top) to `size`."""
 
     source: Size
     scale_to: Size
@@ -55,8 +56,8 @@ class Fit:
 def table_for(resolution: int, section: DataSection) -> Table:
     """Return the buckets of one resolution, the automatic limits resolved.
 
-    Automatic: step by resolution, sides from half to twice the resolution and at most 2048. A limit of the user wins
-    over an automatic one.
+    Automatic: step by resolution, sides from half to twice the resolution and at most 2048. A limit of the
+    user wins over an automatic one.
     """
     step = section.bucket_step or automatic_step(resolution)
     longest = section.bucket_max or max(min(MAX_SIDE, 2 * resolution), section.bucket_min)
@@ -67,15 +68,15 @@ def table_for(resolution: int, section: DataSection) -> Table:
 
 
 def automatic_step(resolution: int) -> int:
-    """Return 64 px from 512 px on, less below, so that small resolutions have as many shapes to choose from."""
+    """Return 64 px from 512 px on and less below, so that small resolutions have as many shapes."""
     return next((step for least, step in ((512, 64), (256, 32), (128, 16)) if resolution >= least), 8)
 
 
 def bucket_sizes(resolution: int, step: int, min_side: int, max_side: int) -> tuple[Size, ...]:
     """Return the (width, height) of every bucket, narrowest first.
 
-    Source: kohya-ss/sd-scripts, library/model_util.py, make_bucket_resolutions (the rule, not the code). Deviation: the
-    square too keeps to max_side.
+    Source: kohya-ss/sd-scripts, library/model_util.py, make_bucket_resolutions (the rule, not the code).
+    Deviation: the square too keeps to max_side.
     """
     area = resolution * resolution
     square = min(max_side, max(step, resolution // step * step))
@@ -88,8 +89,9 @@ def bucket_sizes(resolution: int, step: int, min_side: int, max_side: int) -> tu
 
 
 def assign(width: int, height: int, table: Table, upscale: bool) -> Size:
-    """Return the bucket for an image: the nearest aspect ratio, compared as logarithms so that portrait and landscape
-    are treated alike. Without `upscale`, an image that cannot fill it gets a bucket of its own, never larger than it is.
+    """Return the bucket for an image: the nearest aspect ratio, compared as logarithms so that portrait and
+    landscape are treated alike. Without `upscale`, an image that cannot fill it gets a bucket of its own,
+    never larger than it is.
     """
     bucket = min(
         table.sizes, key=lambda s: (abs(math.log(width * s[1]) - math.log(height * s[0])), -s[0] * s[1])
@@ -110,8 +112,13 @@ def fit(width: int, height: int, bucket: Size, position: tuple[float, float] = C
 def _own_bucket(width: int, height: int, table: Table) -> Size:
     """Shrink to the table's area and longest side, then floor to the step (kohya's bucket_no_upscale).
 
-    A side shorter than the step becomes one step: the only enlargement left, of images thinner than the model can see.
+    A side shorter than the step becomes one step: the only enlargement left, of images thinner than the model
+    can see.
     """
     area = table.resolution * table.resolution
     scale = min(1.0, math.sqrt(area / (width * height)), table.max_side / max(width, height))
-    return tuple(max(table.step, int(side * scale) // table.step * table.step) for side in (width, height))  # type: ignore[return-value]
+    return _floored(width * scale, table.step), _floored(height * scale, table.step)
+
+
+def _floored(side: float, step: int) -> int:
+    return max(step, int(side) // step * step)

@@ -1,7 +1,7 @@
 """Tensors kept on disk by what they were made from, so that a stale one cannot be found.
 
-`Cache` stores small dictionaries of tensors by key; a key is a hash of every fact that changes the tensors. It also
-remembers facts about files that did not change, such as the hash of their content.
+`Cache` stores small dictionaries of tensors by key; a key is a hash of every fact that changes the tensors.
+It also remembers facts about files that did not change, such as the hash of their content.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Cache:
             file.write(json.dumps([path, stamp, facts]) + "\n")
 
     def _read_facts(self) -> None:
-        """Read the remembered facts, the last line of a path counting; torn lines are only forgotten facts."""
+        """Read the facts; the last line of a path counts, and a torn line is only a forgotten fact."""
         if not self._facts_file.is_file():
             return
         lines = self._facts_file.read_text("utf-8", errors="replace").splitlines()

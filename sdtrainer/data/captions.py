@@ -16,8 +16,8 @@ CHUNK_TOKENS = 75
 def compose(caption: str, section: DataSection, rng: random.Random | None, class_word: str = "") -> str:
     """Return the caption that is trained on: prefix, trigger, tags, suffix.
 
-    With `rng` None nothing is left to chance: the form used for validation and for caching. The trigger word is in
-    every caption that is not dropped whole; it is not repeated where the caption has it already.
+    With `rng` None nothing is left to chance: the form used for validation and for caching. The trigger word
+    is in every caption that is not dropped whole; it is not repeated where the caption has it already.
     """
     if rng and rng.random() < section.caption_dropout:
         return ""
@@ -38,7 +38,7 @@ def compose(caption: str, section: DataSection, rng: random.Random | None, class
 
 
 def is_fixed(section: DataSection) -> bool:
-    """Tell whether a caption is always the same, or else empty: only such captions can be encoded beforehand."""
+    """Tell whether a caption is always the same, or else empty: only such can be encoded beforehand."""
     return not section.shuffle_tags and section.tag_dropout == 0
 
 

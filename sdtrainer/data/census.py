@@ -1,4 +1,7 @@
-"""What a scan found: `Sample` (one image), `Problem` (one thing to know) and `Census` (all of them). Plain data."""
+"""What a scan found: `Sample` (one image), `Problem` (one thing to know) and `Census` (all of them).
+
+Plain data.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +42,9 @@ class Problem:
 class Sample:
     """One usable image. `width` and `height` are as a viewer shows it, in pixels.
 
-    `path` is relative to `root`, with forward slashes. `caption` is as written; `class_word` stands in where it is
-    empty. `caption_from` says where the caption came from (".txt", "metadata.jsonl", "the app", "" for none).
+    `path` is relative to `root`, with forward slashes. `caption` is as written; `class_word` stands in where
+    it is empty. `caption_from` says where the caption came from (".txt", "metadata.jsonl", "the app", "" for
+    none).
     """
 
     path: str

@@ -1,4 +1,5 @@
-"""From an image file to pixels: any format and mode that Pillow reads becomes upright RGB. Files are only read.
+"""From an image file to pixels: any format and mode that Pillow reads becomes upright RGB. Files are only
+read.
 
 Owns every call into Pillow's decoders. `read_header` decodes nothing; `open_rgb` decodes all.
 """
@@ -93,7 +94,10 @@ def read_header(path: Path) -> Header:
 
 
 def open_rgb(path: Path, background: str) -> Image.Image:
-    """Return the first frame, upright, as RGB, transparency over `background`. Raises BadImage naming the file."""
+    """Return the first frame, upright, as RGB, transparency over `background`.
+
+    Raises BadImage naming the file.
+    """
     try:
         with Image.open(path, formats=FORMATS) as image:
             turn = TURNS.get(_orientation(image))
@@ -105,9 +109,11 @@ def open_rgb(path: Path, background: str) -> Image.Image:
 
 
 def pixels(path: Path, fit: Fit, flip: bool, background: str) -> torch.Tensor:
-    """Return the image as it enters the VAE: scaled, cropped, mirrored if `flip`. `fit` is of the unmirrored image.
+    """Return the image as it enters the VAE: scaled, cropped, mirrored if `flip`. `fit` is of the unmirrored
+    image.
 
-    Shapes: (3, H, W), float32 in [-1, 1]. Raises BadImage, also if the file is no longer the size it was scanned at.
+    Shapes: (3, H, W), float32 in [-1, 1]. Raises BadImage, also if the file is no longer the size it was
+    scanned at.
     """
     import torch
 
@@ -123,7 +129,7 @@ def pixels(path: Path, fit: Fit, flip: bool, background: str) -> torch.Tensor:
 
 
 def verify(sample: Sample) -> Problem | None:
-    """Decode the whole image and return what is wrong with it: a header does not show that the rest is missing."""
+    """Decode the whole image and return what is wrong: a header does not show that the rest is missing."""
     try:
         open_rgb(sample.file, "white")
     except BadImage as error:
@@ -159,7 +165,10 @@ def _to_rgb(image: Image.Image, background: str) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit and float grey to 8 bits. Pillow's own conversion clips at 255, which turns such images white."""
+    """Scale 16-bit and float grey to 8 bits.
+
+    Pillow's own conversion clips at 255, which turns such images white.
+    """
     values = np.asarray(image).astype(np.float32)
     brightest = values.max(initial=0)
     full = 65535.0 if image.mode.startswith("I;16") or brightest > 255 else 255.0

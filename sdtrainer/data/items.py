@@ -1,4 +1,5 @@
-"""What is shown and in which order: items, epochs and shares as pure functions of the folder, the seed and a number.
+"""What is shown and in which order: items, epochs and shares as pure functions of the folder, the seed and a
+number.
 
 A run is resumed by its batch number alone; every process computes the same order and takes its share of it.
 """
@@ -51,7 +52,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Draw:
-    """One showing of an item. `position` is the crop's, 0 to 1 along each axis; without a seed the caption is fixed."""
+    """One showing of an item.
+
+    `position` is the crop's, 0 to 1 along each axis; without a seed the caption is fixed.
+    """
 
     item: int
     flip: bool = False
@@ -65,7 +69,10 @@ Order = Iterable[list[Draw]]
 def plan_items(
     samples: Sequence[Sample], section: DataSection, resolutions: Sequence[int], weight: float = 1.0
 ) -> tuple[Item, ...]:
-    """Return every image once per resolution. Class images of prior preservation are more items, with a weight."""
+    """Return every image once per resolution.
+
+    Class images of prior preservation are more items, with a weight.
+    """
     tables = [table_for(resolution, section) for resolution in resolutions]
     return tuple(
         Item(
@@ -84,16 +91,14 @@ def plan_items(
 def item_problems(items: Iterable[Item]) -> Iterator[Problem]:
     """Yield a warning for each image that is too small for its resolution."""
     for item in items:
-        width, height = item.fit.source
-        if item.fit.enlargement > VISIBLE_ENLARGEMENT:
-            sentence = (
-                f"It is {width} x {height} and is enlarged {item.fit.enlargement:.1f} times for {item.resolution} px;"
-                " expect soft results, or choose a lower resolution."
-            )
-            yield Problem(item.sample.path, "small", sentence, "warning")
+        times = item.fit.enlargement
+        if times > VISIBLE_ENLARGEMENT:
+            sentence = f"At {_by(item.fit.source)} it is enlarged {times:.1f} times for {item.resolution} px"
+            hint = "; expect soft results, or choose a lower resolution."
+            yield Problem(item.sample.path, "small", sentence + hint, "warning")
         elif not item.section.upscale and item.bucket not in table_for(item.resolution, item.section).sizes:
-            sentence = f"It is {width} x {height}, too small for {item.resolution} px; it trains at {_by(item.bucket)}."
-            yield Problem(item.sample.path, "small", sentence, "warning")
+            sentence = f"{_by(item.fit.source)} is too small for {item.resolution} px; it trains at"
+            yield Problem(item.sample.path, "small", f"{sentence} {_by(item.bucket)}.", "warning")
 
 
 def bucket_counts(items: Iterable[Item]) -> dict[Size, int]:
@@ -140,7 +145,10 @@ def fixed_batches(items: Sequence[Item], batch_size: int) -> list[list[Draw]]:
 
 
 def share(batches: Sequence[list[Draw]], rank: int, world: int) -> list[list[Draw]]:
-    """Return the batches of one of `world` processes. All get equally many: the first ones are shown again at the end."""
+    """Return the batches of one of `world` processes.
+
+    All get equally many: the first ones are shown again at the end.
+    """
     rounds = math.ceil(len(batches) / world)
     return [batches[(turn * world + rank) % len(batches)] for turn in range(rounds)]
 
@@ -148,7 +156,7 @@ def share(batches: Sequence[list[Draw]], rank: int, world: int) -> list[list[Dra
 def order(
     items: Sequence[Item], batch_size: int, seed: int, start: int = 0, rank: int = 0, world: int = 1
 ) -> Iterator[list[Draw]]:
-    """Yield batches without end, from the process's batch number `start` on: that number is all a resume needs."""
+    """Yield batches without end from the process's batch number `start` on, all that a resume needs."""
     assert items, "nothing to show"
     epoch, index = position(start, num_batches(items, batch_size, world))
     while True:

@@ -17,7 +17,7 @@ import torch
 from ..seams import Batch, Conditioning, Latents
 from ..section import UserError
 from .cache import Cache
-from .census import Problem
+from .census import Problem, Sample
 from .images import BadImage, pixels, problem_of, verify
 from .items import Draw, Item, Order, caption_of, fit_of
 from .section import why_no_latent_cache, why_no_text_cache
@@ -53,7 +53,10 @@ class Loader:
         self.memory = Memory(self.keep_bytes)
 
     def batches(self, order: Order) -> Iterator[Batch]:
-        """Yield the batches of an order, endless orders too. Raises BadImage if an image can no longer be read."""
+        """Yield the batches of an order, endless orders too.
+
+        Raises BadImage if an image can no longer be read.
+        """
         for draws, images in ahead(self._images, order, self.threads):
             yield self._batch(draws, images)
 
@@ -101,18 +104,13 @@ def without(items: Sequence[Item], filling: Filling) -> tuple[Item, ...]:
 
 
 def check_images(items: Sequence[Item], cache: Cache) -> Iterator[Filling]:
-    """Decode every image once to find broken ones before training does; each verdict is remembered in the cache."""
+    """Decode every image once, so that no broken one stops the run; the cache remembers each verdict."""
     samples = list({item.sample.file: item.sample for item in items}.values())
     problems: dict[Path, Problem] = {}
     yield Filling(0, len(samples))
     for done, sample in enumerate(samples, 1):
-        found = verify(sample) if not sample.file.is_file() else None
-        if (
-            found
-            or cache.fact(sample.file, "decodes", lambda _, s=sample: "no" if verify(s) else "yes") == "no"
-        ):
-            if problem := found or verify(sample):
-                problems[sample.file] = problem
+        if problem := _verdict(sample, cache):
+            problems[sample.file] = problem
         yield Filling(done, len(samples), tuple(problems.values()), frozenset(problems))
 
 
@@ -123,7 +121,8 @@ def fill_latents(
     batch_size: int = 1,
     threads: int = 2,
 ) -> Iterator[Filling]:
-    """Encode what the store lacks of `items`, mirrored too where mirroring is on. Unreadable images are left out.
+    """Encode what the store lacks of `items`, mirrored too where mirroring is on. Unreadable images are left
+    out.
 
     The last `Filling` names them; another process that fills after this one finds the same.
     """
@@ -140,9 +139,8 @@ def fill_latents(
         missing |= {key: (item, flip) for key, flip in keys.items() if not store.cache.has(key)}
     done, total = 0, len(missing)
     yield Filling(done, total, tuple(problems.values()), frozenset(problems))
-    for keys_of_batch, decoded in ahead(
-        lambda keys: [_decoded(*missing[k]) for k in keys], _by_bucket(missing, batch_size), threads
-    ):
+    batches = _by_bucket(missing, batch_size)
+    for keys_of_batch, decoded in ahead(lambda keys: [_decoded(*missing[k]) for k in keys], batches, threads):
         good = {}
         for key, result in zip(keys_of_batch, decoded, strict=True):
             if isinstance(result, Problem):
@@ -173,7 +171,8 @@ def fill_text(
 def ahead(work: Callable[[A], R], arguments: Iterable[A], threads: int) -> Iterator[tuple[A, R]]:
     """Yield (argument, work(argument)) in the order of the arguments, working a few ahead in threads.
 
-    Arguments are drawn by the caller's thread; two results per thread wait at most. With 0 threads nothing runs ahead.
+    Arguments are drawn by the caller's thread; two results per thread wait at most. With 0 threads nothing
+    runs ahead.
     """
     if not threads:
         yield from ((argument, work(argument)) for argument in arguments)
@@ -191,6 +190,14 @@ def ahead(work: Callable[[A], R], arguments: Iterable[A], threads: int) -> Itera
             yield first, future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _verdict(sample: Sample, cache: Cache) -> Problem | None:
+    """Return what is wrong with an image; only sound ones are not decoded again the next time."""
+    if not sample.file.is_file():
+        return verify(sample)
+    is_sound = cache.fact(sample.file, "decodes", lambda _: "no" if verify(sample) else "yes") == "yes"
+    return None if is_sound else verify(sample)
 
 
 def _by_bucket(missing: Mapping[str, tuple[Item, bool]], batch_size: int) -> list[list[str]]:
@@ -216,7 +223,7 @@ def _pixels(item: Item, draw: Draw) -> torch.Tensor:
 
 
 def _sizes(item: Item, draw: Draw) -> list[int]:
-    """Return original height and width, crop top and left, target height and width, as SDXL is conditioned on them."""
+    """Return original height and width, crop top and left, target height and width."""
     fit = fit_of(item, draw)
     left = fit.mirrored().left if draw.flip else fit.left
     return [fit.source[1], fit.source[0], fit.top, left, fit.size[1], fit.size[0]]

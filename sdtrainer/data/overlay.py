@@ -1,4 +1,7 @@
-"""Captions edited in the app. They live in the project, not beside the images, until the user writes them there."""
+"""Captions edited in the app.
+
+They live in the project, not beside the images, until the user writes them there.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,11 @@ def overlay_for(workspace: Path, folder: Path) -> Overlay:
 
 
 class Overlay:
-    """Captions by image path (relative to the folder, forward slashes), in one JSON file that is always whole.
+    """Captions by image path (relative to the folder, forward slashes), in one JSON file that is always
+    whole.
 
-    Each change reads the file, changes it and replaces it, so that the page and a captioning run may both write.
+    Each change reads the file, changes it and replaces it, so that the page and a captioning run may both
+    write.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,7 +62,8 @@ class Overlay:
     def write_into_folder(self, census: Census) -> list[Path]:
         """Write the edited captions as UTF-8 text files beside the images; return the files written.
 
-        What was there is kept, so that `undo` can put it back. The edits are then forgotten: the files now say it.
+        What was there is kept, so that `undo` can put it back. The edits are then forgotten: the files now
+        say it.
         """
         edited = [sample for sample in census.samples if self.caption(sample.path) is not None]
         stems = Counter(_stem(sample) for sample in census.samples)

@@ -1,4 +1,7 @@
-"""Read an image folder as it is: any layout, headers only, nothing changed. A bad file is reported, never fatal."""
+"""Read an image folder as it is: any layout, headers only, nothing changed.
+
+A bad file is reported, never fatal.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +36,8 @@ TEXT_EXTENSIONS = (".txt", ".caption")
 def scan(folder: Path, section: DataSection, overlay: Overlay | None = None) -> Census:
     """Return what `folder` holds, in natural order.
 
-    Captions in auto mode come from the app's edits, text files, metadata tables, then kohya folder names, then file
-    names if most are descriptions. Raises UserError if there is no folder or no usable image in it.
+    Captions in auto mode come from the app's edits, text files, metadata tables, then kohya folder names,
+    then file names if most are descriptions. Raises UserError if there is no folder or no usable image in it.
     """
     root = _checked(folder)
     problems: list[Problem] = []
@@ -134,7 +137,7 @@ def _name_problems(images: Sequence[Found]) -> Iterator[Problem]:
 
 
 class _Captions:
-    """The captions of one folder, from every place that the mode allows; remembers which texts found no image."""
+    """The captions of one folder, from every place that the mode allows."""
 
     def __init__(
         self,

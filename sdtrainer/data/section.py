@@ -18,30 +18,30 @@ class DataSection(Section):
     folder: str = knob(
         "",
         "Image folder",
-        "The folder with your training images; 10 to 30 good ones teach a subject, more teach a style, and too few"
-        " make the model copy them.",
+        "The folder with your training images; 10 to 30 good ones teach a subject, more teach a style, and"
+        " too few make the model copy them.",
         level="basic",
         is_path=True,
     )
     trigger: str = knob(
         "",
         "Trigger word",
-        "The word that will call up what you teach: it replaces {trigger} in a caption, else stands in front of it;"
-        " choose a rare one, because a common word brings its old meaning along.",
+        "The word that will call up what you teach: it replaces {trigger} in a caption, else stands in"
+        " front of it; choose a rare one, because a common word brings its old meaning along.",
         level="basic",
         max_length=200,
     )
     caption_from: CaptionSource = knob(
         "auto",
         "Captions from",
-        "Where captions come from: auto takes text files beside the images, then metadata.jsonl or metadata.csv, then"
-        " folder or file names; with none only the trigger word is learned.",
+        "Where captions come from: auto takes text files beside the images, then metadata.jsonl or"
+        " metadata.csv, then folder or file names; with none only the trigger word is learned.",
     )
     prefix: str = knob(
         "",
         "Caption prefix",
-        "Text in front of every caption, such as 'a photo of'; whatever stands in every caption is learned as part"
-        " of the trigger.",
+        "Text in front of every caption, such as 'a photo of'; whatever stands in every caption is learned"
+        " as part of the trigger.",
         max_length=1000,
     )
     suffix: str = knob(
@@ -53,13 +53,14 @@ class DataSection(Section):
     shuffle_tags: bool = knob(
         False,
         "Shuffle tags",
-        "Put the tags of a caption in a new order each time, so that no tag gains by standing first; leave it off for"
-        " captions that are sentences.",
+        "Put the tags of a caption in a new order each time, so that no tag gains by standing first; leave"
+        " it off for captions that are sentences.",
     )
     keep_tags: int = knob(
         0,
         "Keep first tags",
-        "How many tags at the start stay in place and are never dropped; too many and shuffling has no effect.",
+        "How many tags at the start stay in place and are never dropped; too many and shuffling has no"
+        " effect.",
         unit="tags",
         ge=0,
         le=100,
@@ -74,37 +75,37 @@ class DataSection(Section):
     tag_dropout: float = knob(
         0.0,
         "Tag dropout",
-        "The part of the tags left out each time, so that the model does not lean on any of them; above 0.3 the"
-        " caption no longer describes the image.",
+        "The part of the tags left out each time, so that the model does not lean on any of them; above 0.3"
+        " the caption no longer describes the image.",
         ge=0,
         le=1,
     )
     caption_dropout: float = knob(
         0.0,
         "Caption dropout",
-        "The part of the time an image is shown without any caption; 0.05 to 0.1 keeps styles strong without words,"
-        " and more makes the trigger word weak.",
+        "The part of the time an image is shown without any caption; 0.05 to 0.1 keeps styles strong"
+        " without words, and more makes the trigger word weak.",
         ge=0,
         le=1,
     )
     flip: bool = knob(
         False,
         "Random mirror",
-        "Mirror half of the images left to right, which doubles a small set; leave it off for faces with a parting,"
-        " for text and for logos.",
+        "Mirror half of the images left to right, which doubles a small set; leave it off for faces with a"
+        " parting, for text and for logos.",
         level="basic",
     )
     crop: Literal["center", "random"] = knob(
         "center",
         "Crop",
-        "Which part is kept where an image does not fit its bucket: the middle, or another part each time, which"
-        " varies more but cannot use cached latents.",
+        "Which part is kept where an image does not fit its bucket: the middle, or another part each time,"
+        " which varies more but cannot use cached latents.",
     )
     repeats: int = knob(
         1,
         "Repeats",
-        "How often every image is shown per epoch; more makes an epoch longer and, for the same number of epochs,"
-        " the training stronger.",
+        "How often every image is shown per epoch; more makes an epoch longer and, for the same number of"
+        " epochs, the training stronger.",
         unit="times",
         level="basic",
         ge=1,
@@ -113,42 +114,42 @@ class DataSection(Section):
     background: str = knob(
         "white",
         "Background",
-        "The colour put behind transparent images, as a name or #rrggbb; the model learns it as if it were in the"
-        " picture.",
+        "The colour put behind transparent images, as a name or #rrggbb; the model learns it as if it were"
+        " in the picture.",
         max_length=40,
     )
     validation_folder: str = knob(
         "",
         "Validation folder",
-        "Images that are never trained on, used to see whether the model still learns or only memorises; empty for"
-        " none.",
+        "Images that are never trained on, used to see whether the model still learns or only memorises;"
+        " empty for none.",
         is_path=True,
     )
     validation_split: float = knob(
         0.0,
         "Validation part",
-        "The part of the training images set aside for validation when there is no validation folder; too much"
-        " leaves too little to learn from.",
+        "The part of the training images set aside for validation when there is no validation folder; too"
+        " much leaves too little to learn from.",
         ge=0,
         le=0.5,
     )
     cache_latents: Switch = knob(
         "auto",
         "Cache latents",
-        "Encode every image once and keep the result on disk, which saves memory and time; it cannot be used with"
-        " random crops.",
+        "Encode every image once and keep the result on disk, which saves memory and time; it cannot be"
+        " used with random crops.",
     )
     cache_text: Switch = knob(
         "auto",
         "Cache text",
-        "Encode every caption once and keep the result on disk, which saves memory; it cannot be used with shuffled"
-        " or dropped tags, or when the text encoder learns.",
+        "Encode every caption once and keep the result on disk, which saves memory; it cannot be used with"
+        " shuffled or dropped tags, or when the text encoder learns.",
     )
     bucket_step: int = knob(
         0,
         "Bucket step",
-        "Sides of buckets are multiples of this; smaller crops less of each image but spreads them over more buckets,"
-        " so fewer batches are full; 0 chooses by resolution.",
+        "Sides of buckets are multiples of this; smaller crops less of each image but spreads them over"
+        " more buckets, so fewer batches are full; 0 chooses by resolution.",
         unit="px",
         ge=0,
         le=256,
@@ -157,8 +158,8 @@ class DataSection(Section):
     bucket_min: int = knob(
         0,
         "Shortest side",
-        "The shortest side a bucket may have; a high value cuts more off panoramas, a low one trains on thin strips;"
-        " 0 is half the resolution.",
+        "The shortest side a bucket may have; a high value cuts more off panoramas, a low one trains on"
+        " thin strips; 0 is half the resolution.",
         unit="px",
         ge=0,
         le=2048,
@@ -167,8 +168,8 @@ class DataSection(Section):
     bucket_max: int = knob(
         0,
         "Longest side",
-        "The longest side a bucket may have; below twice the resolution wide images lose detail; 0 is twice the"
-        " resolution, at most 2048.",
+        "The longest side a bucket may have; below twice the resolution wide images lose detail; 0 is twice"
+        " the resolution, at most 2048.",
         unit="px",
         ge=0,
         le=2048,
@@ -177,8 +178,8 @@ class DataSection(Section):
     upscale: bool = knob(
         True,
         "Enlarge small images",
-        "Enlarge images that are smaller than their bucket; off, they train at their own size, which is sharper but"
-        " teaches less detail.",
+        "Enlarge images that are smaller than their bucket; off, they train at their own size, which is"
+        " sharper but teaches less detail.",
     )
 
     @field_validator("background")

@@ -1,6 +1,8 @@
-"""Cached latents and cached text: what they are keyed by, and how `Latents` and `Conditioning` become tensors on disk.
+"""Cached latents and cached text: what they are keyed by, and how `Latents` and `Conditioning` become tensors
+on disk.
 
-Every fact that changes a tensor is in its key. Changing one caption or one crop makes only its own entries anew.
+Every fact that changes a tensor is in its key. Changing one caption or one crop makes only its own entries
+anew.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ Tensors = dict[str, torch.Tensor]
 def latent_key(
     cache: Cache, content: str, fit: Fit, flip: bool, background: str, model: str, dtype: str
 ) -> str:
-    """Return the key of one image's latents. `content` is the hash of the file, `model` identifies the VAE."""
+    """Return the key of one image's latents.
+
+    `content` is the hash of the file, `model` identifies the VAE.
+    """
     return cache.key("latents", PIXELS_VERSION, content, asdict(fit), flip, background, model, dtype)
 
 
@@ -74,7 +79,10 @@ class TextStore:
         return text_key(self.cache, caption, self.model, self.clip_skip, self.chunks, self.dtype)
 
     def put(self, keys: Sequence[str], conditioning: Conditioning) -> None:
-        """Store one entry per caption. Of time ids only the dtype is kept: their values are those of the image."""
+        """Store one entry per caption.
+
+        Of time ids only the dtype is kept: their values are those of the image.
+        """
         for row, key in enumerate(keys):
             entry = {"prompt_embeds": conditioning.prompt_embeds[row].detach()}
             if conditioning.pooled is not None:
@@ -112,7 +120,7 @@ class Memory:
             return self._entries[key]
         entry = cache.get(key)
         if entry is None:
-            hint = "An image or the cache changed during the run; start it again, and what is missing is made anew."
+            hint = "An image or the cache changed during the run; start again, and what is missing is made."
             raise UserError(f"The cache no longer holds {what}.", hint, "data.folder")
         num_bytes = sum(tensor.nbytes for tensor in entry.values())
         if num_bytes <= self._free_bytes:

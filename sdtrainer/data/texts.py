@@ -21,13 +21,17 @@ METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 TEXT_FIELDS = ("text", "caption")
 
 _CAMERA_WORDS = frozenset(
-    "img image photo photos picture pic dsc dscn dscf pxl mvimg wp whatsapp screenshot screen shot scan frame untitled"
-    " unnamed download file copy final new signal telegram at am pm edited crop cropped resized".split()
+    word
+    for line in (
+        "img image photo photos picture pic dsc dscn dscf pxl mvimg wp whatsapp screenshot screen shot scan",
+        "frame untitled unnamed download file copy final new signal telegram at am pm edited crop cropped resized",
+    )
+    for word in line.split()
 )
 
 
 def decode(content: bytes) -> str:
-    """Return text from bytes: by byte-order mark, else UTF-8, else Windows-1252 (which older editors write)."""
+    """Return text from bytes: by byte-order mark, else UTF-8, else Windows-1252 (from older editors)."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16", errors="replace")
     try:
@@ -75,7 +79,7 @@ def same_path(path: str) -> str:
 
 
 def caption_of_name(stem: str) -> str:
-    """Return the words of a file name as A1111 does, without the number in front; a copy's number goes as well."""
+    """Return the words of a file name as A1111 does: no number in front, and no copy's number behind."""
     stem = re.sub(r"^[-_\d\s.]+", "", stem)
     stem = re.sub(r"[-_\s]*(\(\d+\)|[-_\s]\d+)$", "", stem)
     return one_line(stem.replace("_", " "))

@@ -1,4 +1,4 @@
-"""Which files lie in a folder: in natural order, never outside it, links and hidden files treated with care."""
+"""Which files lie in a folder: in natural order, never outside it, no hidden ones."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Found:
 
 
 def walk(root: Path, problems: list[Problem]) -> tuple[Found, ...]:
-    """Return every file under `root` (already resolved) in natural order; what cannot be entered goes to `problems`."""
+    """Return every file under `root` (resolved) in natural order; what is left out goes to `problems`."""
     return tuple(sorted(_files(root, "", problems), key=lambda found: natural_key(found.path)))
 
 
 def natural_key(path: str) -> tuple[object, ...]:
-    """Sort image2 before image10, folder by folder; the path itself decides between names that differ by case."""
+    """Sort image2 before image10, folder by folder; the path itself decides between equals."""
     parts = [
         tuple((not piece.isdigit(), _number(piece), piece) for piece in _pieces(p)) for p in path.split("/")
     ]
