@@ -90,7 +90,7 @@ def read_header(path: Path) -> Header:
                 width, height, image.format or "", has_frames and getattr(image, "is_animated", False)
             )
     except Exception as error:  # Pillow's decoders raise nearly anything on corrupt files
-        raise _bad(path, error) from error
+        raise bad_image(path, error) from error
 
 
 def open_rgb(path: Path, background: str) -> Image.Image:
@@ -105,7 +105,7 @@ def open_rgb(path: Path, background: str) -> Image.Image:
             rgb = _to_rgb(image, background)
             return rgb.transpose(turn) if turn is not None else rgb
     except Exception as error:
-        raise _bad(path, error) from error
+        raise bad_image(path, error) from error
 
 
 def pixels(path: Path, fit: Fit, flip: bool, background: str) -> torch.Tensor:
@@ -139,6 +139,30 @@ def verify(sample: Sample) -> Problem | None:
 
 def problem_of(sample: Sample, error: BadImage) -> Problem:
     return Problem(sample.path, error.kind, str(error), "skipped")
+
+
+def bad_image(path: Path, error: Exception) -> BadImage:
+    """Say in a user's words why a file could not be read."""
+    if isinstance(error, FileNotFoundError):
+        return BadImage(
+            "missing", f"{path.name} is no longer there.", "Put it back, or start again without it."
+        )
+    if isinstance(error, Image.DecompressionBombError):
+        limit = (Image.MAX_IMAGE_PIXELS or 0) * 2 // 1_000_000
+        return BadImage(
+            "too large", f"{path.name} has more than {limit} million pixels.", "Save a smaller copy of it."
+        )
+    if "truncated" in str(error).lower() or isinstance(error, EOFError):
+        return BadImage(
+            "truncated", f"{path.name} ends too early: part of the image is missing.", "Copy it anew."
+        )
+    if isinstance(error, UnidentifiedImageError):
+        return BadImage(
+            "undecodable", f"{path.name} is no image that can be read.", "Save it as PNG or JPEG."
+        )
+    return BadImage(
+        "undecodable", f"{path.name} cannot be decoded ({error}).", "Save it anew as PNG or JPEG."
+    )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -175,29 +199,6 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode == "F" and brightest <= 1:
         full = 1.0
     return Image.fromarray((values / full * 255).clip(0, 255).round().astype(np.uint8))
-
-
-def _bad(path: Path, error: Exception) -> BadImage:
-    if isinstance(error, FileNotFoundError):
-        return BadImage(
-            "missing", f"{path.name} is no longer there.", "Put it back, or start again without it."
-        )
-    if isinstance(error, Image.DecompressionBombError):
-        limit = (Image.MAX_IMAGE_PIXELS or 0) * 2 // 1_000_000
-        return BadImage(
-            "too large", f"{path.name} has more than {limit} million pixels.", "Save a smaller copy of it."
-        )
-    if "truncated" in str(error).lower() or isinstance(error, EOFError):
-        return BadImage(
-            "truncated", f"{path.name} ends too early: part of the image is missing.", "Copy it anew."
-        )
-    if isinstance(error, UnidentifiedImageError):
-        return BadImage(
-            "undecodable", f"{path.name} is no image that can be read.", "Save it as PNG or JPEG."
-        )
-    return BadImage(
-        "undecodable", f"{path.name} cannot be decoded ({error}).", "Save it anew as PNG or JPEG."
-    )
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ from .census import Problem, Sample
 from .images import BadImage, pixels, problem_of, verify
 from .items import Draw, Item, Order, caption_of, fit_of
 from .section import why_no_latent_cache, why_no_text_cache
-from .stores import LatentStore, Memory, TextStore
+from .stores import LatentStore, Memory, Tensors, TextStore
 
 A, R = TypeVar("A"), TypeVar("R")
 Tokenize = Callable[[list[str]], Mapping[str, torch.Tensor]]
@@ -38,6 +38,7 @@ class Loader:
     keep_bytes: int = 0
     threads: int = 2
     memory: Memory = field(init=False)
+    keys: dict[tuple[int, bool], str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         assert self.texts or self.tokenize, "captions need cached text or a tokenizer"
@@ -51,6 +52,12 @@ class Loader:
                     f"Captions cannot be cached: {why}.", "Turn one of both off.", "data.cache_text"
                 )
         self.memory = Memory(self.keep_bytes)
+        # Computed once: with cached latents a run no longer looks at the images, which may change or go.
+        self.keys = {
+            (index, flip): self.latents.key(item, flip)
+            for index, item in enumerate(self.items if self.latents else ())
+            for flip in item.flips
+        }
 
     def batches(self, order: Order) -> Iterator[Batch]:
         """Yield the batches of an order, endless orders too.
@@ -83,9 +90,13 @@ class Loader:
 
     def _images(self, draws: list[Draw]) -> Latents | torch.Tensor:
         if self.latents:
-            entries = [self.latents.get(self.items[draw.item], draw.flip, self.memory) for draw in draws]
-            return self.latents.stack(entries)
+            return self.latents.stack([self._latents(draw) for draw in draws])
         return torch.stack([_pixels(self.items[draw.item], draw) for draw in draws])
+
+    def _latents(self, draw: Draw) -> Tensors:
+        assert self.latents
+        what = f"the latents of {self.items[draw.item].sample.path}"
+        return self.memory.get(self.latents.cache, self.keys[draw.item, draw.flip], what)
 
 
 @dataclass(frozen=True)
@@ -121,30 +132,34 @@ def fill_latents(
     batch_size: int = 1,
     threads: int = 2,
 ) -> Iterator[Filling]:
-    """Encode what the store lacks of `items`, mirrored too where mirroring is on. Unreadable images are left
-    out.
+    """Encode what the store lacks of `items`, mirrored too where mirroring is on.
 
-    The last `Filling` names them; another process that fills after this one finds the same.
+    Unreadable images are left out and the last `Filling` names them; another process that fills after this one
+    finds the same.
     """
     problems: dict[Path, Problem] = {}
-    missing: dict[str, tuple[Item, bool]] = {}
+    missing: dict[str, list[tuple[Item, bool]]] = defaultdict(list)  # equal images share a key
     for item in items:
         try:
             keys = {store.key(item, flip): flip for flip in item.flips}
-        except OSError:
-            problems[item.sample.file] = Problem(
-                item.sample.path, "missing", "It is no longer there.", "skipped"
-            )
+        except BadImage as error:
+            problems[item.sample.file] = problem_of(item.sample, error)
             continue
-        missing |= {key: (item, flip) for key, flip in keys.items() if not store.cache.has(key)}
+        for key, flip in keys.items():
+            if key in missing or not store.cache.has(key):
+                missing[key].append((item, flip))
     done, total = 0, len(missing)
     yield Filling(done, total, tuple(problems.values()), frozenset(problems))
     batches = _by_bucket(missing, batch_size)
-    for keys_of_batch, decoded in ahead(lambda keys: [_decoded(*missing[k]) for k in keys], batches, threads):
+    for keys_of_batch, decoded in ahead(
+        lambda keys: [_decoded(*missing[k][0]) for k in keys], batches, threads
+    ):
         good = {}
         for key, result in zip(keys_of_batch, decoded, strict=True):
             if isinstance(result, Problem):
-                problems[missing[key][0].sample.file] = result
+                problems |= {
+                    item.sample.file: replace(result, file=item.sample.path) for item, _ in missing[key]
+                }
             else:
                 good[key] = result
         if good:
@@ -200,10 +215,10 @@ def _verdict(sample: Sample, cache: Cache) -> Problem | None:
     return None if is_sound else verify(sample)
 
 
-def _by_bucket(missing: Mapping[str, tuple[Item, bool]], batch_size: int) -> list[list[str]]:
+def _by_bucket(missing: Mapping[str, list[tuple[Item, bool]]], batch_size: int) -> list[list[str]]:
     groups: dict[tuple[int, int], list[str]] = defaultdict(list)
-    for key, (item, _) in missing.items():
-        groups[item.bucket].append(key)
+    for key, uses in missing.items():
+        groups[uses[0][0].bucket].append(key)
     return [
         keys[start : start + batch_size]
         for keys in groups.values()

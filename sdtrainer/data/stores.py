@@ -7,6 +7,7 @@ anew.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -16,7 +17,7 @@ from ..seams import Conditioning, Latents
 from ..section import UserError
 from .buckets import Fit
 from .cache import Cache
-from .images import PIXELS_VERSION
+from .images import PIXELS_VERSION, bad_image
 from .items import Item
 
 Tensors = dict[str, torch.Tensor]
@@ -46,8 +47,11 @@ class LatentStore:
     dtype: str
 
     def key(self, item: Item, flip: bool) -> str:
-        """Return the key of an item's centre crop. Raises OSError if the image is gone."""
-        content = self.cache.content(item.sample.file)
+        """Return the key of an item's centre crop. Raises BadImage if the file is gone."""
+        try:
+            content = self.cache.content(item.sample.file)
+        except OSError as error:
+            raise bad_image(item.sample.file, error) from error
         return latent_key(
             self.cache, content, item.fit, flip, item.section.background, self.model, self.dtype
         )
@@ -55,10 +59,6 @@ class LatentStore:
     def put(self, keys: Sequence[str], latents: Latents) -> None:
         for key, mean, std in zip(keys, latents.mean.detach(), latents.std.detach(), strict=True):
             self.cache.put(key, {"mean": mean, "std": std})
-
-    def get(self, item: Item, flip: bool, memory: Memory) -> Tensors:
-        key = self.key(item, flip)
-        return memory.get(self.cache, key, f"the latents of {item.sample.path}")
 
     @staticmethod
     def stack(entries: Sequence[Tensors]) -> Latents:
@@ -113,6 +113,7 @@ class Memory:
     def __init__(self, budget_bytes: int) -> None:
         self._free_bytes = budget_bytes
         self._entries: dict[str, Tensors] = {}
+        self._lock = threading.Lock()
 
     def get(self, cache: Cache, key: str, what: str) -> Tensors:
         """Return an entry. Raises UserError if it is not in the cache."""
@@ -123,7 +124,8 @@ class Memory:
             hint = "An image or the cache changed during the run; start again, and what is missing is made."
             raise UserError(f"The cache no longer holds {what}.", hint, "data.folder")
         num_bytes = sum(tensor.nbytes for tensor in entry.values())
-        if num_bytes <= self._free_bytes:
-            self._free_bytes -= num_bytes
-            self._entries[key] = entry
+        with self._lock:
+            if key not in self._entries and num_bytes <= self._free_bytes:
+                self._free_bytes -= num_bytes
+                self._entries[key] = entry
         return entry

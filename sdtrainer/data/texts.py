@@ -24,7 +24,8 @@ _CAMERA_WORDS = frozenset(
     word
     for line in (
         "img image photo photos picture pic dsc dscn dscf pxl mvimg wp whatsapp screenshot screen shot scan",
-        "frame untitled unnamed download file copy final new signal telegram at am pm edited crop cropped resized",
+        "frame untitled unnamed download file copy final new signal telegram at am pm",
+        "edited crop cropped resized",
     )
     for word in line.split()
 )

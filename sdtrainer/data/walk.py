@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from .census import Problem
 
@@ -33,11 +34,11 @@ class Found:
 
     @property
     def stem(self) -> str:
-        return PurePosixPath(self.path).stem
+        return posixpath.splitext(self.name)[0]
 
     @property
     def extension(self) -> str:
-        return PurePosixPath(self.path).suffix.lower()
+        return posixpath.splitext(self.path)[1].lower()
 
 
 def walk(root: Path, problems: list[Problem]) -> tuple[Found, ...]:
