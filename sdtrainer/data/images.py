@@ -55,13 +55,23 @@ TURNS = {
 }
 """What puts an image upright, by EXIF orientation."""
 
+SWAPPING = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
+ORIENTATION_TAG = 0x0112
+MOVING_FORMATS = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
+"""Formats whose further frames are worth a warning; those of an MPO are previews of one photo."""
+
 
 class BadImage(UserError):
     """An image that cannot be used; `kind` says why."""
 
     def __init__(self, kind: Kind, what: str, hint: str) -> None:
         super().__init__(what, hint, "data.folder")
-        self.kind = kind
+        self.kind: Kind = kind
 
 
 @dataclass(frozen=True)
@@ -78,17 +88,9 @@ def read_header(path: Path) -> Header:
     """Return the header without decoding. Raises BadImage."""
     try:
         with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size[::-1] if _orientation(image) >= 5 else image.size
-            has_frames = image.format in (
-                "GIF",
-                "PNG",
-                "WEBP",
-                "AVIF",
-                "TIFF",
-            )  # MPO: a photo and its previews
-            return Header(
-                width, height, image.format or "", has_frames and getattr(image, "is_animated", False)
-            )
+            width, height = image.size[::-1] if _turn(image) in SWAPPING else image.size
+            is_animated = image.format in MOVING_FORMATS and bool(getattr(image, "is_animated", False))
+            return Header(width, height, image.format or "", is_animated)
     except Exception as error:  # Pillow's decoders raise nearly anything on corrupt files
         raise bad_image(path, error) from error
 
@@ -100,7 +102,7 @@ def open_rgb(path: Path, background: str) -> Image.Image:
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
-            turn = TURNS.get(_orientation(image))
+            turn = _turn(image)
             image.load()
             rgb = _to_rgb(image, background)
             return rgb.transpose(turn) if turn is not None else rgb
@@ -109,11 +111,10 @@ def open_rgb(path: Path, background: str) -> Image.Image:
 
 
 def pixels(path: Path, fit: Fit, flip: bool, background: str) -> torch.Tensor:
-    """Return the image as it enters the VAE: scaled, cropped, mirrored if `flip`. `fit` is of the unmirrored
-    image.
+    """Return the image as it enters the VAE: scaled, cropped, then mirrored if `flip`.
 
-    Shapes: (3, H, W), float32 in [-1, 1]. Raises BadImage, also if the file is no longer the size it was
-    scanned at.
+    Shapes: (3, H, W), float32 in [-1, 1].
+    Raises: BadImage, also if the file is no longer the size it was scanned at.
     """
     import torch
 
@@ -143,39 +144,30 @@ def problem_of(sample: Sample, error: BadImage) -> Problem:
 
 def bad_image(path: Path, error: Exception) -> BadImage:
     """Say in a user's words why a file could not be read."""
+    name = path.name
     if isinstance(error, FileNotFoundError):
-        return BadImage(
-            "missing", f"{path.name} is no longer there.", "Put it back, or start again without it."
-        )
+        return BadImage("missing", f"{name} is no longer there.", "Put it back, or start again without it.")
     if isinstance(error, Image.DecompressionBombError):
-        limit = (Image.MAX_IMAGE_PIXELS or 0) * 2 // 1_000_000
-        return BadImage(
-            "too large", f"{path.name} has more than {limit} million pixels.", "Save a smaller copy of it."
-        )
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        return BadImage("too large", f"{name} has more than {limit} million pixels.", "Save a smaller copy.")
     if "truncated" in str(error).lower() or isinstance(error, EOFError):
-        return BadImage(
-            "truncated", f"{path.name} ends too early: part of the image is missing.", "Copy it anew."
-        )
+        return BadImage("truncated", f"{name} ends too early: a part of it is missing.", "Copy it anew.")
     if isinstance(error, UnidentifiedImageError):
-        return BadImage(
-            "undecodable", f"{path.name} is no image that can be read.", "Save it as PNG or JPEG."
-        )
-    return BadImage(
-        "undecodable", f"{path.name} cannot be decoded ({error}).", "Save it anew as PNG or JPEG."
-    )
+        return BadImage("undecodable", f"{name} is no image that can be read.", "Save it as PNG or JPEG.")
+    return BadImage("undecodable", f"{name} cannot be decoded ({error}).", "Save it anew as PNG or JPEG.")
 
 
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 (upright) if there is none or it is unreadable. Call it before decoding.
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return what puts an image upright by its EXIF orientation, or None. Call it before decoding.
 
     Pillow decodes a whole PNG to look for EXIF behind the pixels; only EXIF in front counts here.
     """
     if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
-        return 1
+        return None
     try:
-        return int(image.getexif().get(0x0112, 1))
+        return TURNS.get(image.getexif().get(ORIENTATION_TAG, 1))
     except Exception:  # as a viewer does: damaged notes about a photo do not spoil the photo
-        return 1
+        return None
 
 
 def _to_rgb(image: Image.Image, background: str) -> Image.Image:

@@ -23,7 +23,8 @@ from .items import Draw, Item, Order, caption_of, fit_of
 from .section import why_no_latent_cache, why_no_text_cache
 from .stores import LatentStore, Memory, Tensors, TextStore
 
-A, R = TypeVar("A"), TypeVar("R")
+A = TypeVar("A")
+R = TypeVar("R")
 Tokenize = Callable[[list[str]], Mapping[str, torch.Tensor]]
 
 
@@ -53,11 +54,9 @@ class Loader:
                 )
         self.memory = Memory(self.keep_bytes)
         # Computed once: with cached latents a run no longer looks at the images, which may change or go.
-        self.keys = {
-            (index, flip): self.latents.key(item, flip)
-            for index, item in enumerate(self.items if self.latents else ())
-            for flip in item.flips
-        }
+        store = self.latents
+        uses = [(index, item, flip) for index, item in enumerate(self.items) for flip in item.flips]
+        self.keys = {(index, flip): store.key(item, flip) for index, item, flip in uses} if store else {}
 
     def batches(self, order: Order) -> Iterator[Batch]:
         """Yield the batches of an order, endless orders too.
@@ -134,8 +133,8 @@ def fill_latents(
 ) -> Iterator[Filling]:
     """Encode what the store lacks of `items`, mirrored too where mirroring is on.
 
-    Unreadable images are left out and the last `Filling` names them; another process that fills after this one
-    finds the same.
+    Unreadable images are left out and the last `Filling` names them; another process that fills after this
+    one finds the same.
     """
     problems: dict[Path, Problem] = {}
     missing: dict[str, list[tuple[Item, bool]]] = defaultdict(list)  # equal images share a key

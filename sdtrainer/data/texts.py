@@ -14,6 +14,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 MAX_CAPTION_BYTES = 65536
 MAX_REPEATS = 999
@@ -65,9 +66,8 @@ def read_metadata(root: Path, path: str) -> Metadata:
     rows = _json_rows(content) if path.lower().endswith(".jsonl") else _csv_rows(content)
     folder, captions, num_bad_rows = posixpath.dirname(path), {}, 0
     for row in rows:
-        name = row.get("file_name") if isinstance(row, dict) else None
-        text = next((row[f] for f in TEXT_FIELDS if isinstance(row.get(f), str)), None) if name else None
-        if isinstance(name, str) and text is not None:
+        name, text = row.get("file_name"), next((row[f] for f in TEXT_FIELDS if row.get(f) is not None), None)
+        if isinstance(name, str) and isinstance(text, str):
             captions[same_path(posixpath.join(folder, name.replace("\\", "/")))] = one_line(text)
         else:
             num_bad_rows += 1
@@ -102,21 +102,23 @@ def repeats_of_folder(name: str) -> tuple[int, str] | None:
     return (int(match[1]), match[2].strip()) if match and int(match[1]) <= MAX_REPEATS else None
 
 
-def _json_rows(content: str) -> list[object]:
-    rows: list[object] = []
+def _json_rows(content: str) -> list[dict[str, Any]]:
+    """Return the objects of the lines; a line that holds none counts as an empty one."""
+    rows = []
     for line in content.split("\n"):  # not splitlines: JSON strings may hold other line separators
         if line.strip():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except json.JSONDecodeError:
-                rows.append(None)
+                row = None
+            rows.append(row if isinstance(row, dict) else {})
     return rows
 
 
-def _csv_rows(content: str) -> list[object]:
-    rows: list[object] = []
+def _csv_rows(content: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
     try:
         rows.extend(csv.DictReader(io.StringIO(content.replace("\0", ""))))
     except csv.Error:
-        rows.append(None)
+        rows.append({})
     return rows
