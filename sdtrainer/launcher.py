@@ -89,7 +89,7 @@ def main(arguments: List[str], root: Path = PROJECT) -> int:
         say(str(failure))
         return EXIT_FAILED
     except OSError as error:
-        say(f"Cannot change {place.venv} ({error}): close every running sdtrainer and try again.")
+        say(f"Cannot prepare {place.venv} ({error}): close every running sdtrainer and try again.")
         return EXIT_FAILED
     except KeyboardInterrupt:
         say("Interrupted; the next start installs again.")
@@ -105,7 +105,8 @@ def python_refusal(version: Version, has_ensurepip: bool) -> str:
             dotted(OLDEST_PYTHON), dotted(NEWEST_PYTHON), found
         )
     if not has_ensurepip:
-        return f"Install the package python{found}-venv: this Python {found} cannot make a venv."
+        packages = f"the package python{found}-venv, or Python from python.org"
+        return f"Install {packages}: this Python {found} cannot make a virtual environment."
     return ""
 
 
@@ -347,7 +348,7 @@ def only_launcher(file: Path) -> Iterator[None]:
 
 def try_lock(descriptor: int) -> bool:
     try:
-        if os.name == "nt":
+        if sys.platform == "win32":
             import msvcrt
 
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
@@ -430,6 +431,8 @@ def remove(file: Path) -> None:
 
 def install_torch(place: Place, choice: TorchChoice) -> None:
     for attempt in choice.attempts:
+        if len(choice.attempts) > 1 and attempt == ["torch==" + torch_version(place.requirements)]:
+            say("The CPU build is out of reach; the ordinary one brings gigabytes of CUDA libraries.")
         say("Trying " + " ".join(attempt) + ".")
         outcome = pip(place, attempt)
         if not outcome.code:

@@ -1,0 +1,62 @@
+"""The command line: python -m sdtrainer VERB ...
+
+Exit code 0 only on success, 2 for bad input with one line on stderr, 1 for anything else. What a verb made is the last
+line of stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from .section import UserError
+
+VERBS = {
+    "train": "train a run file, or go on with a run folder",
+    "plan": "show what a run file would do",
+    "demo": "teach the starter model a new character, and show it",
+    "sample": "draw with a run's result or an adapter file",
+    "show": "print every setting",
+    "bench": "measure this machine",
+    "starter": "make the starter model anew",
+    "worker": "train for the page (used by the app itself)",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m sdtrainer VERB ...\n")
+        print("\n".join(f"  {verb:8} {what}" for verb, what in VERBS.items()))
+        return 0 if arguments else 2
+    verb, *rest = arguments
+    if verb not in VERBS:
+        print(f"There is no verb '{verb}'. Choose one of {', '.join(VERBS)}.", file=sys.stderr)
+        return 2
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        return importlib.import_module(f".verbs.{verb}", __package__).main(rest)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 1
+
+
+def parser(verb: str) -> argparse.ArgumentParser:
+    """Return an argument parser whose complaints are bad input like any other: one line, exit code 2."""
+    return _Parser(prog=f"python -m sdtrainer {verb}", description=VERBS[verb])
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UserError(f"{self.prog}: {message}.", "Add --help for the usage.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""What this machine has: card, memory, which number formats it really computes in. Reads, never decides.
+
+`detect()` looks; `Machine` and `Card` are plain values, so tests and the page can imagine any machine.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from typing import Literal
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Card:
+    """A graphics card. `capability` is CUDA's compute capability (0, 0 where there is none)."""
+
+    name: str
+    total_bytes: int
+    free_bytes: int
+    capability: tuple[int, int]
+
+    @property
+    def has_bf16(self) -> bool:
+        """bf16 in hardware: torch also says yes where it is only emulated (Turing), which is slower than fp32."""
+        return self.capability >= (8, 0)
+
+
+@dataclass(frozen=True)
+class Machine:
+    device: Literal["cuda", "mps", "cpu"]
+    card: Card | None
+    ram_bytes: int
+    ram_free_bytes: int
+    cores: int
+    processes: int = 1
+
+
+CPU_ONLY = Machine("cpu", None, 16 * GIB, 12 * GIB, 4)
+
+
+def imagined(gib: float, name: str = "", capability: tuple[int, int] = (8, 6)) -> Machine:
+    """Return a machine with a card of `gib` GiB, all of it free, for planning without one."""
+    size = int(gib * GIB)
+    return Machine("cuda", Card(name or f"a {gib:g} GB card", size, size, capability), 32 * GIB, 24 * GIB, 8)
+
+
+def detect() -> Machine:
+    """Look at this machine. Imports torch."""
+    import psutil
+    import torch
+
+    memory = psutil.virtual_memory()
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    base = (memory.total, memory.available, os.cpu_count() or 1, processes)
+    if torch.cuda.is_available():
+        index = int(os.environ.get("LOCAL_RANK", "0"))
+        free, total = torch.cuda.mem_get_info(index)
+        name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+        return Machine("cuda", Card(name, total, free, capability), *base)
+    if torch.backends.mps.is_available():
+        return Machine("mps", Card("Apple GPU", memory.total, memory.available, (0, 0)), *base)
+    return Machine("cpu", None, *base)
+
+
+def glance() -> str:
+    """Return a few words on the card without importing torch ("RTX 4060 Ti, 13.1 of 16.0 GB free", "no GPU")."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.free,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        line = subprocess.run(
+            query, capture_output=True, text=True, timeout=5, check=True
+        ).stdout.splitlines()[0]
+        name, free, total = (part.strip() for part in line.split(","))
+        return f"{name} · {float(free) / 1024:.1f} of {float(total) / 1024:.1f} GB free"
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return f"no GPU · {os.cpu_count() or 1} processor cores"

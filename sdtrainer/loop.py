@@ -1,0 +1,350 @@
+"""The training loop: steps, and what happens between them. A generator of events that never yields inside a step.
+
+The state of a run is its step number and the trained tensors: noise, order, captions and learning rate are functions
+of seed and step, so that a resumed run is the uninterrupted one, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import torch
+from accelerate.utils import broadcast_object_list
+
+from . import checkpoint, files, optim, planner
+from .control import Control
+from .events import (
+    Event,
+    Paused,
+    Resumed,
+    Revised,
+    RolledBack,
+    Said,
+    Sampled,
+    Saved,
+    Stepped,
+    Suspended,
+    Validated,
+)
+from .guard import Guard
+from .pace import Pace
+from .sample import Request
+from .section import UserError
+from .seeds import seed_of
+from .setup_run import Training, move_to
+from .step import to_device
+from .validate import validation_loss
+
+SNAPSHOT_EVERY = 50
+SNAPSHOT_LIMIT = 2**30
+MAX_TRIES = 5
+TRIES_FORGOTTEN_AFTER = 200
+ORDERS_EVERY = 8
+
+
+class Loop:
+    """Trains from `step` on. `ending` says how it ended: finished, stopped (by order) or suspended."""
+
+    def __init__(self, training: Training, control: Control, step: int) -> None:
+        self.training, self.control, self.step = training, control, step
+        self.ending = "finished"
+        self.parameters = list(training.trained.weights().values())
+        self._guard, self._pace = Guard(training.plan.device), Pace()
+        self._generator = torch.Generator(training.plan.device)
+        self._unsaid: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._rates: dict[str, float] = {}
+        self._snapshot: checkpoint.Snapshot | None = None
+        self._tries, self._last_bad = 0, -1
+        self._fits_in_ram = sum(p.numel() for p in self.parameters) * 12 < SNAPSHOT_LIMIT
+
+    @property
+    def total(self) -> int:
+        return self.training.plan.total_steps
+
+    def run(self) -> Iterator[Event]:
+        if self.step == 0:
+            yield from self._look(is_sampling=self.training.plan.config.sample.at_start)
+        self._take_snapshot()
+        while self.step < self.total:
+            yield from self._obey()
+            if self.ending != "finished":
+                break
+            self._train()
+            bad = self._guard.tripped(before=self.step - 2)
+            if bad is not None:
+                yield from self._roll_back(bad)
+            elif self._is_milestone():
+                yield from self._milestone()
+            elif self._pace.is_due():
+                yield self._report()
+        if self.ending != "finished":
+            yield from self._close_early()
+
+    def _train(self) -> None:
+        """One optimizer step. The only host-device traffic is the batch and the seed."""
+        training, plan = self.training, self.training.plan
+        config = plan.config.optim
+        schedule = optim.schedule_of(training.row, config)
+        factor = optim.lr_factor(
+            schedule, self.step, plan.total_steps, plan.warmup_steps, config.restarts, config.min_lr_ratio
+        )
+        optimizer, accelerator = training.trained.optimizer, training.accelerator
+        self._rates = optim.set_lr(optimizer, factor * plan.lr_scale)
+        if self.step in plan.skipped:
+            not_a_number = torch.full((), math.nan)
+            self._unsaid.append((not_a_number, not_a_number))
+            self.step += 1
+            return
+        loss = torch.zeros((), device=plan.device)
+        for part in range(plan.accumulation):
+            number = self.step * plan.accumulation + part
+            batch = to_device(training.feed.batch(number), plan.device)
+            seed = seed_of(plan.config.train.seed, "step", number, accelerator.process_index)
+            self._generator.manual_seed(seed)
+            torch.manual_seed(seed)  # dropout
+            is_last = part == plan.accumulation - 1
+            with contextlib.nullcontext() if is_last else accelerator.no_sync(training.step_module):
+                share = training.step_module(batch, self._generator).mean() / plan.accumulation
+                accelerator.backward(share)
+            loss += share.detach()
+        norm = accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm or math.inf)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if training.trained.average is not None:
+            training.trained.average.step(self.parameters)
+        loss = accelerator.reduce(loss, "mean") if accelerator.num_processes > 1 else loss
+        # an overflow under loss scaling is ordinary: the scaler skips that step by itself
+        self._guard.watch(self.step, *((loss,) if accelerator.scaler is not None else (loss, norm)))
+        self._unsaid.append((loss, norm))
+        self.step += 1
+        self._pace.tick()
+
+    def _is_milestone(self) -> bool:
+        plan = self.training.plan
+        clocks = (plan.sample_every, plan.checkpoint_every, plan.validate_every, SNAPSHOT_EVERY)
+        return self.step == self.total or any(_is_due(every, self.step) for every in clocks)
+
+    def _milestone(self) -> Iterator[Event]:
+        """Whatever is due at this step; nothing is kept before every verdict is in."""
+        bad = self._guard.settle()
+        if bad is not None:
+            yield from self._roll_back(bad)
+            return
+        yield self._report()
+        plan, is_end = self.training.plan, self.step == self.total
+        yield from self._look(
+            is_sampling=is_end or _is_due(plan.sample_every, self.step),
+            is_validating=is_end or _is_due(plan.validate_every, self.step),
+        )
+        if is_end or _is_due(plan.checkpoint_every, self.step):
+            yield from self._save()
+        self._take_snapshot()
+        self._pace.rest()
+
+    def _look(self, is_sampling: bool, is_validating: bool = True) -> Iterator[Event]:
+        """Validate and draw, with the weights that an export would have."""
+        training = self.training
+        if is_validating and training.held_out is not None:
+            with self._export_weights():
+                loss = validation_loss(training)
+            yield Validated(self.step, loss)
+        if is_sampling and training.is_main and training.plan.config.sample.prompts:
+            move_to(training.parts, training.plan, "sample")
+            for index, request in enumerate(requests(training.plan)):
+                yield self._draw(index, request)
+            move_to(training.parts, training.plan, "train")
+        self._pace.rest()
+
+    def _draw(self, index: int, request: Request) -> Sampled:
+        with self._export_weights():
+            image = self.training.sampler.draw(request)
+        path = self.training.folder.samples / f"{self.step:06d}-{index:02d}.png"
+        files.write(path, lambda part: image.save(part, format="PNG"))
+        relative = path.relative_to(self.training.folder.path).as_posix()
+        return Sampled(self.step, index, request.prompt, request.seed, relative)
+
+    @contextlib.contextmanager
+    def _export_weights(self) -> Iterator[None]:
+        """The weights that would be exported: the running average, or schedule-free's own."""
+        with export_weights(self.training):
+            yield
+
+    def _save(self) -> Iterator[Event]:
+        training = self.training
+        if training.is_main:
+            path = checkpoint.save(training.folder.checkpoints, training.trained, self.step, self._notes())
+            checkpoint.prune(training.folder.checkpoints, training.plan.config.checkpoint.keep)
+            size = sum(f.stat().st_size for f in path.iterdir())
+            yield Saved(self.step, "checkpoint", path.relative_to(training.folder.path).as_posix(), size)
+        training.accelerator.wait_for_everyone()
+
+    def _notes(self) -> dict[str, int]:
+        return {"revision": self.training.plan.revision, "tries": self._tries, "last_bad": self._last_bad}
+
+    def _take_snapshot(self) -> None:
+        if (self._fits_in_ram and _is_due(SNAPSHOT_EVERY, self.step)) or (self._fits_in_ram and self._snapshot is None):
+            self._snapshot = checkpoint.snapshot(self.training.trained, self.step)
+
+    def _roll_back(self, bad: int) -> Iterator[Event]:
+        """Go back to the last good state; first leave that batch out, then lower the learning rate, then give up."""
+        training = self.training
+        self._tries = 1 if self.step > self._last_bad + TRIES_FORGOTTEN_AFTER else self._tries + 1
+        images = ", ".join(training.feed.files(bad * training.plan.accumulation))
+        if self._tries > MAX_TRIES:
+            raise UserError(
+                f"The loss stopped being a number {MAX_TRIES} times, the last time at step {bad} ({images}).",
+                "Lower the learning rate, choose fp32 or bf16, or remove those images; then resume.",
+                "optim.lr",
+            )
+        is_first = bad not in training.plan.skipped and self._tries % 2 == 1
+        self._last_bad, self._unsaid = bad, []
+        self._guard.forget()
+        back = self._restore()
+        if is_first:
+            why = f"the batch of step {bad} ({images}) is left out"
+            training.plan = training.plan.revised(skipped=(*training.plan.skipped, bad))
+        else:
+            why = "the learning rate is halved"
+            training.plan = training.plan.revised(lr_scale=training.plan.lr_scale / 2)
+        if training.is_main:
+            planner.save_plan(training.plan, training.folder)
+        self.step = back
+        yield RolledBack(
+            bad, back, f"The loss of step {bad} was not a number: back to step {back}, and {why}."
+        )
+        yield Revised(back, training.plan.revision, why)
+
+    def _restore(self) -> int:
+        """Return the step of the state that now holds."""
+        saved = checkpoint.saved(self.training.folder.checkpoints)
+        if self._snapshot is not None:
+            checkpoint.go_back(self._snapshot, self.training.trained)
+            return self._snapshot.step
+        if saved:
+            return int(checkpoint.load(saved[-1], self.training.trained)["step"])
+        raise UserError(
+            "The loss stopped being a number before the first checkpoint.",
+            "Lower the learning rate, or choose fp32 or bf16.",
+            "optim.lr",
+        )
+
+    def _obey(self) -> Iterator[Event]:
+        for word in self._orders():
+            if word in ("stop", "suspend"):
+                self.ending = {"stop": "stopped", "suspend": "suspended"}[word]
+            elif word == "pause":
+                yield from self._pause()
+            elif word == "sample":
+                yield from self._settled(self._look(is_sampling=True))
+            elif word == "save":
+                yield from self._settled(self._save())
+
+    def _orders(self) -> list[str]:
+        accelerator = self.training.accelerator
+        if accelerator.num_processes == 1:
+            return self.control.take()
+        if self.step % ORDERS_EVERY:
+            return []
+        words = [self.control.take() if accelerator.is_main_process else []]
+        return broadcast_object_list(words)[0]
+
+    def _pause(self) -> Iterator[Event]:
+        yield self._report()
+        yield Paused(self.step)
+        while self.ending == "finished":
+            for word in self.control.take(wait=0.2):
+                if word == "go":
+                    self._pace.rest()
+                    yield Resumed(self.step)
+                    return
+                if word in ("stop", "suspend"):
+                    self.ending = {"stop": "stopped", "suspend": "suspended"}[word]
+
+    def _settled(self, work: Iterator[Event]) -> Iterator[Event]:
+        bad = self._guard.settle()
+        yield from work if bad is None else self._roll_back(bad)
+
+    def _close_early(self) -> Iterator[Event]:
+        bad = self._guard.settle()
+        if bad is not None:
+            yield from self._roll_back(bad)
+        if self._unsaid:
+            yield self._report()
+        if self.ending == "stopped" and bad is None:
+            yield from self._look(is_sampling=True)
+        yield from self._save()
+        if self.ending == "suspended":
+            yield Suspended(self.step)
+        else:
+            yield Said("info", f"Stopped at step {self.step} of {self.total}; what was learnt is kept.")
+
+    def _report(self) -> Stepped:
+        """Bring the steps since the last report to the processor: the one place where values are read."""
+        losses = (
+            torch.stack([loss.float().cpu() for loss, _ in self._unsaid]).tolist() if self._unsaid else []
+        )
+        norms = torch.stack([norm.float().cpu() for _, norm in self._unsaid]).tolist() if self._unsaid else []
+        self._unsaid = []
+        plan, pace = self.training.plan, self._pace
+        images = self.step * plan.accumulation * plan.batch_size * plan.processes
+        left = pace.seconds_per_unit * (self.total - self.step) if pace.seconds_per_unit else None
+        return Stepped(
+            self.step,
+            self.total,
+            losses,
+            norms,
+            self._rates,
+            pace.seconds_per_unit,
+            left,
+            images,
+            memory_bytes(plan.device),
+        )
+
+
+def requests(plan: planner.Plan) -> list[Request]:
+    """The pictures that the plan draws each time."""
+    sample, side = plan.config.sample, max(plan.resolutions)
+    return [
+        Request(
+            prompt,
+            sample.negative,
+            sample.width or side,
+            sample.height or side,
+            sample.steps,
+            sample.guidance,
+            sample.seed + index,
+            plan.config.base.clip_skip,
+        )
+        for index, prompt in enumerate(sample.prompts)
+    ]
+
+
+@contextlib.contextmanager
+def export_weights(training: Training) -> Iterator[None]:
+    """Hold the weights that an export would have: the running average, or schedule-free's own."""
+    trained, parameters = training.trained, list(training.trained.weights().values())
+    with optim.for_evaluation(trained.optimizer, training.row):
+        if trained.average is None:
+            yield
+            return
+        trained.average.store(parameters)
+        trained.average.copy_to(parameters)
+        try:
+            yield
+        finally:
+            trained.average.restore(parameters)
+
+
+def memory_bytes(device: str) -> int:
+    """The most memory that this run has held: of the card, or of this process."""
+    if device == "cuda":
+        return torch.cuda.max_memory_reserved()
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
+def _is_due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0

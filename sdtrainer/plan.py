@@ -1,0 +1,307 @@
+"""Plan: all that follows from a Config, its images and this machine, decided once and shown before the start.
+
+`resolve()` is pure. Every "auto" is decided here and nowhere else, each with a sentence saying why. A change while
+running is a new revision of the plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from . import diffusion, optim
+from .config import Config
+from .data import captions, items
+from .data.census import Census
+from .data.section import why_no_latent_cache, why_no_text_cache
+from .hardware import GIB, Machine
+from .methods import method_of
+from .seams import DENOISER, VAE, Facts, Precision
+from .section import UserError, steps_of
+
+Phase = Literal["cache", "train", "sample", "export"]
+PHASES: tuple[Phase, ...] = ("cache", "train", "sample", "export")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One setting that was decided automatically, and why."""
+
+    path: str
+    value: Any
+    why: str
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A warning before the start; `fix` are the settings that would answer it."""
+
+    text: str
+    fix: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one part of the model is in one phase, and as what. The trainer executes it, the estimator sums it."""
+
+    part: str
+    phase: Phase
+    device: str
+    precision: Precision
+    is_trainable: bool = False
+    is_checkpointed: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps are optimizer steps. `micro_batches` counts one process's batches of one epoch."""
+
+    config: Config
+    facts: Facts
+    device: Literal["cuda", "mps", "cpu"]
+    processes: int
+    precision: Precision
+    optimizer: str
+    checkpointing: bool
+    cache_latents: bool
+    cache_text: bool
+    chunks: int
+    resolutions: tuple[int, ...]
+    batch_size: int
+    accumulation: int
+    num_images: int
+    num_validation: int
+    images_per_epoch: int
+    micro_batches: int
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    sample_every: int
+    checkpoint_every: int
+    validate_every: int
+    buckets: Mapping[str, int]
+    placements: tuple[Placement, ...]
+    choices: tuple[Choice, ...] = ()
+    advice: tuple[Advice, ...] = ()
+    revision: int = 1
+    lr_scale: float = 1.0
+    skipped: tuple[int, ...] = ()
+    first_total_steps: int = 0
+
+    @property
+    def epochs(self) -> float:
+        return self.total_steps / self.steps_per_epoch
+
+    @property
+    def trained_parts(self) -> tuple[str, ...]:
+        return tuple(p.part for p in self.placements if p.phase == "train" and p.is_trainable)
+
+    def place(self, part: str, phase: Phase) -> Placement:
+        return next(p for p in self.placements if (p.part, p.phase) == (part, phase))
+
+    def revised(self, **changes: Any) -> Plan:
+        return replace(self, revision=self.revision + 1, **changes)
+
+
+def resolve(
+    config: Config, facts: Facts, census: Census, validation: Census | None, machine: Machine, chunks: int = 1
+) -> Plan:
+    """Decide everything.
+
+    Raises:
+        UserError: settings that contradict each other, this base model or this machine.
+    """
+    method = method_of(config.method.kind)
+    facts = _with_prediction(facts, config)
+    method.suits(config.method, facts)
+    diffusion.check(config.noise, facts.prediction_type)
+    trained = method.trains(config.method, facts)
+    choices = _Choices()
+    precision = _precision(config, machine, choices)
+    resolutions = _resolutions(config, facts, choices)
+    checkpointing = _checkpointing(config, machine, resolutions, choices)
+    cache_text = _cache_text(config, facts, trained, choices)
+    cache_latents = _cache(
+        "data.cache_latents", config.data.cache_latents, why_no_latent_cache(config.data), choices
+    )
+    chosen = items.plan_items(census.samples, config.data, resolutions)
+    batch, accumulation = config.train.batch_size, config.optim.accumulation
+    micro_batches = items.num_batches(chosen, batch, machine.processes)
+    steps_per_epoch = max(1, math.ceil(micro_batches / accumulation))
+    total = steps_of(config.train.steps, steps_per_epoch, 0)
+    counts = items.bucket_counts(chosen)
+
+    def every(duration: str) -> int:
+        return steps_of(duration, steps_per_epoch, total)
+
+    plan = Plan(
+        config=config,
+        facts=facts,
+        device=machine.device,
+        processes=machine.processes,
+        precision=precision,
+        optimizer=_optimizer(config, machine, choices),
+        checkpointing=checkpointing,
+        cache_latents=cache_latents,
+        cache_text=cache_text,
+        chunks=chunks,
+        resolutions=resolutions,
+        batch_size=batch,
+        accumulation=accumulation,
+        num_images=len(census.samples),
+        num_validation=len(validation.samples) if validation else 0,
+        images_per_epoch=sum(item.repeats for item in chosen),
+        micro_batches=micro_batches,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total,
+        first_total_steps=total,
+        warmup_steps=every(config.optim.warmup),
+        sample_every=every(config.sample.every),
+        checkpoint_every=every(config.checkpoint.every),
+        validate_every=every(config.train.validate_every) if validation else 0,
+        buckets={f"{width} x {height}": count for (width, height), count in counts.items()},
+        placements=_placements(facts, machine, precision, trained, checkpointing, cache_text, cache_latents),
+        choices=tuple(choices.made),
+    )
+    return replace(plan, advice=tuple(_advice(plan, census)))
+
+
+class _Choices:
+    def __init__(self) -> None:
+        self.made: list[Choice] = []
+
+    def make(self, path: str, value: Any, why: str) -> Any:
+        self.made.append(Choice(path, value, why))
+        return value
+
+
+def _with_prediction(facts: Facts, config: Config) -> Facts:
+    wanted = config.base.prediction_type
+    return facts if wanted == "auto" else replace(facts, prediction_type=wanted)
+
+
+def _precision(config: Config, machine: Machine, choices: _Choices) -> Precision:
+    wanted = config.train.precision
+    if wanted == "fp16" and machine.device == "cpu":
+        raise UserError(
+            "Precision is fp16, which processors do not train in.",
+            "Choose 'auto' or fp32.",
+            "train.precision",
+        )
+    if wanted != "auto":
+        return wanted
+    if machine.device != "cuda" or machine.card is None:
+        return choices.make("train.precision", "fp32", "without an NVIDIA card, fp32 is the fastest")
+    if machine.card.has_bf16:
+        return choices.make("train.precision", "bf16", f"{machine.card.name} computes bf16 in hardware")
+    return choices.make("train.precision", "fp16", f"{machine.card.name} has no bf16; fp16 with loss scaling")
+
+
+def _optimizer(config: Config, machine: Machine, choices: _Choices) -> str:
+    if config.optim.name != "auto":
+        return config.optim.name
+    if machine.card is not None and machine.device == "cuda" and machine.card.total_bytes < 20 * GIB:
+        return choices.make(
+            "optim.name", "adamw8bit", "saves three quarters of the optimizer's memory on this card"
+        )
+    return choices.make("optim.name", "adamw", "there is memory enough for the exact optimizer")
+
+
+def _resolutions(config: Config, facts: Facts, choices: _Choices) -> tuple[int, ...]:
+    own = (facts.resolution,)
+    return config.train.resolutions or choices.make(
+        "train.resolution", own, f"{facts.title} was made for {facts.resolution} px"
+    )
+
+
+def _checkpointing(config: Config, machine: Machine, resolutions: tuple[int, ...], choices: _Choices) -> bool:
+    if config.train.checkpointing != "auto":
+        return config.train.checkpointing == "on"
+    card = machine.card if machine.device == "cuda" else None
+    wanted = card is not None and card.total_bytes < 20 * GIB and max(resolutions) >= 512
+    why = "saves activations on this card" if wanted else "there is memory enough, and off is faster"
+    return choices.make("train.checkpointing", wanted, why)
+
+
+def _cache_text(config: Config, facts: Facts, trained: tuple[str, ...], choices: _Choices) -> bool:
+    is_trained = any(encoder in trained for encoder in facts.encoders)
+    reason = "the text encoder is trained" if is_trained else why_no_text_cache(config.data)
+    return _cache("data.cache_text", config.data.cache_text, reason, choices)
+
+
+def _cache(path: str, wanted: str, reason: str, choices: _Choices) -> bool:
+    what = "text" if path.endswith("text") else "latents"
+    if wanted == "on" and reason:
+        raise UserError(f"Caching of {what} is 'on', but {reason}.", "Choose 'auto'.", path)
+    if wanted != "auto":
+        return wanted == "on"
+    why = f"not possible: {reason}" if reason else "computed once, so that steps run only the denoiser"
+    return choices.make(path, not reason, why)
+
+
+def _placements(
+    facts: Facts,
+    machine: Machine,
+    precision: Precision,
+    trained: tuple[str, ...],
+    checkpointing: bool,
+    cache_text: bool,
+    cache_latents: bool,
+) -> tuple[Placement, ...]:
+    """A part waits on the CPU through the phases that do not use it."""
+    uses: dict[str, set[str]] = {
+        DENOISER: {"train", "sample"},
+        VAE: {"cache", "sample"} | (set() if cache_latents else {"train"}),
+        **{encoder: {"cache", "sample"} | (set() if cache_text else {"train"}) for encoder in facts.encoders},
+    }
+    return tuple(
+        Placement(
+            part=part,
+            phase=phase,
+            device=machine.device if phase in uses[part] else "cpu",
+            precision="fp32" if part == VAE else precision,  # SD1 and SDXL VAEs overflow in fp16
+            is_trainable=part in trained,
+            is_checkpointed=checkpointing and part in trained and phase == "train",
+        )
+        for phase in PHASES
+        for part in facts.parts
+    )
+
+
+def _advice(plan: Plan, census: Census) -> list[Advice]:
+    config = plan.config
+    found = [Advice(text) for text in optim.warnings(optim.find(plan.optimizer), config.optim)]
+    found += [Advice(text) for text in diffusion.warnings(config.noise, plan.facts.prediction_type)]
+    if plan.num_images < 5:
+        found.append(
+            Advice(f"Only {plan.num_images} images: results will be narrow; 10-20 varied ones are better.")
+        )
+    if not config.sample.prompts:
+        prompt = captions.compose("", config.data, None) or "a picture"
+        found.append(
+            Advice("No sample prompts: you will not see what is learnt.", {"sample.prompts": [prompt]})
+        )
+    if not any(s.caption.strip() for s in census.samples) and not config.data.trigger:
+        found.append(Advice("No captions and no trigger word: nothing will call up what is learnt."))
+    if plan.chunks > 1:
+        found.append(
+            Advice(f"The longest caption fills {plan.chunks} windows of 75 tokens; all of it is used.")
+        )
+    if plan.epochs > 400:
+        found.append(Advice(f"Every image is shown {plan.epochs:.0f} times: it may be learnt by heart."))
+    small = [s for s in census.samples if min(s.width, s.height) < 0.5 * max(plan.resolutions)]
+    if small:
+        found.append(
+            Advice(
+                f"{len(small)} images are much smaller than {max(plan.resolutions)} px and will look soft."
+            )
+        )
+    return found
+
+
+def output_names(plan: Plan) -> tuple[str, ...]:
+    """The files that the export will write."""
+    suffix = {"kohya": "", "diffusers": "-diffusers"}
+    return tuple(f"{plan.config.run.name}{suffix[f]}.safetensors" for f in plan.config.export.formats)

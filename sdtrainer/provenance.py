@@ -1,0 +1,75 @@
+"""What an exported file says about how it was made."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+from . import __version__, events
+from .config import knobs, to_toml
+from .events import RunStarted
+from .formats.metadata import Provenance, build
+from .seams import DENOISER
+from .setup_run import Training
+
+
+def metadata(training: Training, step: int) -> dict[str, str]:
+    """Return the file's metadata: training settings, base model, trigger word, and the whole config."""
+    plan, config = training.plan, training.plan.config
+    trains_text = any(part != DENOISER for part in plan.trained_parts)
+    side = max(plan.resolutions)
+    return build(
+        Provenance(
+            name=config.run.name,
+            method=config.method.kind,
+            family=plan.facts.family,
+            is_v2=plan.facts.text_width == 1024,
+            prediction_type=plan.facts.prediction_type,
+            base_name=plan.facts.path,
+            resolution=(side, side),
+            steps=step,
+            total_steps=plan.total_steps,
+            epochs=step // plan.steps_per_epoch,
+            total_epochs=round(plan.epochs),
+            batch_size=plan.batch_size,
+            accumulation=plan.accumulation,
+            denoiser_lr=config.optim.lr,
+            text_encoder_lr=(config.optim.text_encoder_lr or config.optim.lr) if trains_text else 0.0,
+            optimizer=plan.optimizer,
+            lr_schedule=config.optim.schedule,
+            warmup_steps=plan.warmup_steps,
+            seed=config.train.seed,
+            precision=plan.precision,
+            num_images=plan.num_images,
+            started=_began(training),
+            finished=time.time(),
+            version=__version__,
+            clip_skip=config.base.clip_skip,
+            min_snr_gamma=config.noise.min_snr_gamma,
+            noise_offset=config.noise.offset,
+            zero_terminal_snr=config.noise.zero_terminal_snr,
+            loss=config.noise.loss,
+            max_grad_norm=config.optim.max_grad_norm,
+            gradient_checkpointing=plan.checkpointing,
+            tag_frequency=_tags(
+                (s.caption for s in training.draft.census.samples), config.data.tag_separator
+            ),
+            trigger=config.data.trigger,
+            title=config.export.title,
+            author=config.export.author,
+            description=f"Teaches a {config.run.goal}, made with sdtrainer.",
+            config_text=to_toml(config),
+            path_settings=tuple(knob.path for knob in knobs() if knob.is_path),
+            **training.method.provenance(config.method),
+        )
+    )
+
+
+def _began(training: Training) -> float:
+    starts = (e.at for e, _ in events.read(training.folder.events_file) if isinstance(e, RunStarted))
+    return next(starts, time.time())
+
+
+def _tags(captions: Iterable[str], separator: str) -> Counter[str]:
+    return Counter(tag.strip() for caption in captions for tag in caption.split(separator) if tag.strip())

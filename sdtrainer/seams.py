@@ -1,0 +1,215 @@
+"""READ FIRST. The two seams of the program, Family and Method, and the values they exchange.
+
+A *Family* knows one kind of base model: how to recognise, load, encode, noise, predict and save it. A *Method* knows what
+is trained and how it is exported. They never import each other: they meet here, in the plan and in the training loop.
+A new one is one file and one word in `families.FAMILIES` or `methods.METHODS`.
+
+Shapes: B batch, C latent channels, H W pixels, h w latents, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from .diffusion import NoiseSection, Schedule
+    from .section import Section
+
+PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
+DENOISER, VAE = "denoiser", "vae"
+Precision = Literal["fp32", "fp16", "bf16"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a base model before any weight is loaded."""
+
+    family: str
+    title: str
+    path: str
+    layout: Literal["folder", "hub", "file"]
+    why: str
+    prediction_type: PredictionType
+    resolution: int
+    latent_channels: int
+    pixels_per_latent: int
+    text_width: int
+    encoders: tuple[str, ...]
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return (DENOISER, VAE, *self.encoders)
+
+
+@dataclass
+class Parts:
+    """The live modules of a base model. `modules` is keyed by DENOISER, VAE and the names of the text encoders."""
+
+    facts: Facts
+    modules: dict[str, torch.nn.Module]
+    tokenizers: dict[str, Any]
+    schedule: Schedule
+
+    @property
+    def denoiser(self) -> torch.nn.Module:
+        return self.modules[DENOISER]
+
+    @property
+    def vae(self) -> torch.nn.Module:
+        return self.modules[VAE]
+
+    @property
+    def text_encoders(self) -> dict[str, torch.nn.Module]:
+        return {name: self.modules[name] for name in self.facts.encoders}
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The VAE's posterior, scaled as the denoiser sees it. Shapes: mean, std (B, C, h, w)."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def sample(self, generator: torch.Generator | None) -> torch.Tensor:
+        import torch
+
+        noise = torch.randn(
+            self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype
+        )
+        return self.mean + self.std * noise
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the denoiser is told. Shapes: prompt_embeds (B, T, D); pooled (B, P); time_ids (B, 6)."""
+
+    prompt_embeds: torch.Tensor
+    pooled: torch.Tensor | None = None
+    time_ids: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Noised:
+    """One noising of a batch. Shapes: noisy_latents, target (B, C, h, w); timesteps, weight (B,)."""
+
+    noisy_latents: torch.Tensor
+    timesteps: torch.Tensor
+    target: torch.Tensor
+    weight: torch.Tensor
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    denoiser: float
+    text_encoder: float
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """Parameters trained at one learning rate. `name` is shown to the user ("denoiser", "text encoder")."""
+
+    name: str
+    parameters: Sequence[torch.nn.Parameter]
+    lr: float
+
+
+class Family(Protocol):
+    """One kind of base model."""
+
+    name: str
+
+    def recognise(self, path: str) -> Facts | None:
+        """Return what is at `path`, or None if it is not of this family. Reads headers only."""
+
+    def load(self, facts: Facts, parts: Sequence[str], dtypes: Mapping[str, torch.dtype]) -> Parts:
+        """Load the named parts, frozen, in eval mode, on the CPU."""
+
+    def skeleton(self, facts: Facts) -> dict[str, torch.nn.Module]:
+        """Build the modules on the meta device: every shape, no weights, no files but configs."""
+
+    def tokenize(self, parts: Parts, captions: Sequence[str], chunks: int) -> dict[str, torch.Tensor]:
+        """Return token ids per encoder, (B, chunks x 77): captions beyond 75 tokens continue in the next chunk."""
+
+    def count_tokens(self, parts: Parts, caption: str) -> int:
+        """Return how many tokens a caption has, without start and end."""
+
+    def encode_text(
+        self, parts: Parts, tokens: Mapping[str, torch.Tensor], clip_skip: int, sizes: torch.Tensor
+    ) -> Conditioning:
+        """Encode token ids. `sizes` (B, 6) is original height and width, crop top and left, target height and width."""
+
+    def encode_images(self, parts: Parts, pixels: torch.Tensor) -> Latents:
+        """Encode pixels (B, 3, H, W) in [-1, 1]."""
+
+    def noise(
+        self, parts: Parts, latents: torch.Tensor, generator: torch.Generator, section: NoiseSection
+    ) -> Noised:
+        """Draw timesteps and noise; return the noisy latents, the target and the weight of each sample."""
+
+    def predict(self, parts: Parts, noised: Noised, conditioning: Conditioning) -> torch.Tensor:
+        """Run the denoiser. Returns (B, C, h, w), to be compared with `noised.target`."""
+
+    def pipeline(self, parts: Parts) -> Any:
+        """Return a diffusers pipeline over the live modules, for sampling."""
+
+
+class Method(Protocol):
+    """One way of fine-tuning. Its settings are a Section whose `kind` names it."""
+
+    kind: str
+    title: str
+    Section: type[Section]
+
+    def suits(self, section: Section, facts: Facts) -> None:
+        """Raise UserError if these settings cannot work on this base, naming setting and remedy."""
+
+    def attach(self, parts: Parts, section: Section, lrs: LearningRates) -> list[ParamGroup]:
+        """Make the chosen weights trainable (fp32), all others frozen; return them grouped by learning rate."""
+
+    def trains(self, section: Section, facts: Facts) -> tuple[str, ...]:
+        """Return the names of the parts that will hold trainable weights."""
+
+    def exported_bytes(self, parts: Parts, section: Section, precision: Precision) -> int:
+        """Return the size of the file that `export` will write, from attached modules (the meta device will do)."""
+
+    def provenance(self, section: Section) -> dict[str, Any]:
+        """Return what the file's metadata says of the method: rank, alpha, network_args."""
+
+    def export(self, parts: Parts, section: Section, order: ExportOrder) -> list[Path]:
+        """Write the files that other programs load; returns their paths, the main one first."""
+
+
+@dataclass(frozen=True)
+class ExportOrder:
+    """Where and how an export is written. `metadata` is text by key, as it goes into the file header."""
+
+    folder: Path
+    name: str
+    precision: Precision
+    formats: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward pass trains on; every tensor lies on the training device.
+
+    Either `latents` (cached) or `pixels` is given, and either `conditioning` (cached) or `tokens`.
+    Shapes: pixels (B, 3, H, W); tokens per encoder (B, chunks x 77); sizes (B, 6); weight (B,).
+    """
+
+    weight: torch.Tensor
+    sizes: torch.Tensor
+    latents: Latents | None = None
+    pixels: torch.Tensor | None = None
+    conditioning: Conditioning | None = None
+    tokens: Mapping[str, torch.Tensor] | None = None
+
+
+Batches = Iterator[Batch]

@@ -1,0 +1,280 @@
+"""What a run needs before its first step: model loaded, caches filled, method attached, optimizer made.
+
+A `Training` holds these live objects; the loop and the export use them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+
+from . import families, optim, planner
+from .checkpoint import Trained
+from .data.cache import Cache
+from .data.census import Census
+from .data.items import captions_of, plan_items
+from .data.loading import Loader, check_images, fill_latents, fill_text, without
+from .data.section import DataSection
+from .data.stores import LatentStore, TextStore
+from .events import Event, PhaseBegan, Progress, Said
+from .feed import Feed
+from .hardware import detect
+from .methods import method_of
+from .pace import Pace
+from .plan import Phase, Plan
+from .planner import Draft
+from .sample import Sampler
+from .seams import VAE, Conditioning, Family, Latents, LearningRates, Method, Parts
+from .section import UserError
+from .step import TrainStep
+from .workspace import RunFolder, Workspace
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+ENCODE_BATCH = 4
+
+
+@dataclass
+class Training:
+    """A run, ready to train. `plan` is replaced by its revisions."""
+
+    folder: RunFolder
+    draft: Draft
+    plan: Plan
+    family: Family
+    method: Method
+    parts: Parts
+    accelerator: Accelerator
+    feed: Feed
+    held_out: Loader | None
+    step_module: torch.nn.Module
+    trained: Trained
+    row: optim.Optimizer
+    sampler: Sampler
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        return None if self.plan.precision == "fp32" else DTYPES[self.plan.precision]
+
+
+def decide(folder: RunFolder, workspace: Workspace) -> Draft:
+    """Return the run's plan: the one it was started with, or a new one made from its config.
+
+    Raises:
+        UserError: names the setting that stands in the way.
+    """
+    kept = planner.load(folder)
+    if kept is not None:
+        return kept
+    config = folder.config()
+    facts = families.recognise(config.base)
+    family = families.family_of(facts)
+    tokenizers = family.load(facts, (), {})
+    made = planner.draft(config, workspace, detect(), partial(family.count_tokens, tokenizers))
+    planner.save(made, folder)
+    return made
+
+
+def prepare(
+    folder: RunFolder, draft: Draft, workspace: Workspace, accelerator: Accelerator
+) -> Iterator[Event | Training]:
+    """Load, cache and attach. Yields events, and last the Training."""
+    plan = draft.plan
+    family, method = families.family_of(draft.facts), method_of(plan.config.method.kind)
+    yield PhaseBegan("load", f"Loading {plan.facts.title}")
+    dtypes = {part: DTYPES[plan.place(part, "train").precision] for part in plan.facts.parts}
+    parts = family.load(plan.facts, plan.facts.parts, dtypes)
+    parts.facts = plan.facts
+    if plan.config.noise.zero_terminal_snr:
+        parts.schedule = parts.schedule.rescaled()
+    parts.schedule = parts.schedule.to(plan.device)
+    yield PhaseBegan("cache", "Preparing images and captions")
+    move_to(parts, plan, "cache")
+    making = _Making(plan, family, parts, _stores(plan, parts, Cache(workspace.cache)), accelerator)
+    loaders: list[Loader | None] = []
+    for census in (draft.census, draft.validation):
+        if census is None:
+            loaders.append(None)
+            continue
+        for item in _loader(census, making, is_training=census is draft.census):
+            if isinstance(item, Loader):
+                loaders.append(item)
+            else:
+                yield item
+    loader, held_out = loaders
+    assert loader is not None
+    seed, rank, world = plan.config.train.seed, accelerator.process_index, accelerator.num_processes
+    feed = Feed(loader, plan.batch_size, seed, rank, world)
+    yield PhaseBegan("train", f"Teaching with {method.title}")
+    move_to(parts, plan, "train")
+    torch.manual_seed(plan.config.train.seed)
+    rates = plan.config.optim
+    groups = method.attach(
+        parts, plan.config.method, LearningRates(rates.lr, rates.text_encoder_lr or rates.lr)
+    )
+    for part in plan.trained_parts:
+        if plan.place(part, "train").is_checkpointed:
+            _checkpoint_activations(parts.modules[part])
+        parts.modules[part].train()
+    row = optim.find(plan.optimizer)
+    step_module, optimizer = accelerator.prepare(
+        TrainStep(family, parts, plan), optim.build(row, groups, rates), device_placement=[False, False]
+    )
+    trained = Trained(parts, optimizer, accelerator, None)
+    if rates.ema:
+        from diffusers.training_utils import EMAModel
+
+        trained.average = EMAModel(trained.weights().values(), decay=rates.ema_decay, use_ema_warmup=False)
+    autocast = None if plan.precision == "fp32" else DTYPES[plan.precision]
+    sampler = Sampler(family, parts, plan.device, autocast)
+    yield Training(
+        folder,
+        draft,
+        plan,
+        family,
+        method,
+        parts,
+        accelerator,
+        feed,
+        held_out,
+        step_module,
+        trained,
+        row,
+        sampler,
+    )
+
+
+def move_to(parts: Parts, plan: Plan, phase: Phase) -> None:
+    """Put every part where the plan wants it in this phase."""
+    for part, module in parts.modules.items():
+        module.to(plan.place(part, phase).device)
+
+
+def fingerprint(module: torch.nn.Module) -> str:
+    """Return a hash of all weights, by which cached latents and text know their model."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Stores:
+    latents: LatentStore
+    texts: TextStore
+
+
+def _stores(plan: Plan, parts: Parts, cache: Cache) -> _Stores:
+    text_model = "-".join(fingerprint(module) for module in parts.text_encoders.values())
+    latents = LatentStore(cache, fingerprint(parts.vae), plan.place(VAE, "cache").precision)
+    return _Stores(
+        latents, TextStore(cache, text_model, plan.config.base.clip_skip, plan.chunks, plan.precision)
+    )
+
+
+def _loader(census: Census, training: _Making, is_training: bool) -> Iterator[Event | Loader]:
+    """Fill the caches for these images. Yields events, and last the Loader of those that could be read."""
+    plan, stores = training.plan, training.stores
+    items = plan_items(
+        census.samples, plan.config.data if is_training else _plain(plan.config.data), plan.resolutions
+    )
+    pace, filling = Pace(), None
+    mine = items[training.accelerator.process_index :: training.accelerator.num_processes]
+    if plan.cache_latents:
+        for filling in fill_latents(mine, stores.latents, training.encode, ENCODE_BATCH):
+            if pace.is_due() or filling.done == filling.total:
+                yield Progress(
+                    filling.done, filling.total, "images", pace.seconds_left(filling.done, filling.total)
+                )
+        training.accelerator.wait_for_everyone()
+        for filling in fill_latents(items, stores.latents, training.encode, ENCODE_BATCH):
+            pass
+    else:
+        for filling in check_images(items, stores.latents.cache):
+            if pace.is_due():
+                yield Progress(
+                    filling.done, filling.total, "images", pace.seconds_left(filling.done, filling.total)
+                )
+    assert filling is not None
+    for problem in filling.problems:
+        yield Said("warning", f"{problem.file} is left out: {problem.sentence}")
+    items = without(items, filling)
+    if not items:
+        raise UserError("Images: none of them could be read.", "Replace the broken files.", "data.folder")
+    if plan.cache_text:
+        for filled in fill_text(captions_of(items), stores.texts, training.encode_text):
+            if pace.is_due():
+                yield Progress(filled.done, filled.total, "captions", None)
+    yield Loader(
+        items,
+        stores.latents if plan.cache_latents else None,
+        stores.texts if plan.cache_text else None,
+        None if plan.cache_text else training.tokenize,
+        keep_bytes=psutil.virtual_memory().available // 4,
+    )
+
+
+def _plain(section: DataSection) -> DataSection:
+    """Validation sees every image and caption as they are."""
+    chance = {
+        "flip": False,
+        "crop": "center",
+        "shuffle_tags": False,
+        "tag_dropout": 0.0,
+        "caption_dropout": 0.0,
+    }
+    return section.model_copy(update=chance)
+
+
+@dataclass(frozen=True)
+class _Making:
+    """What filling the caches needs."""
+
+    plan: Plan
+    family: Family
+    parts: Parts
+    stores: _Stores
+    accelerator: Accelerator
+
+    def tokenize(self, captions: list[str]) -> dict[str, torch.Tensor]:
+        return self.family.tokenize(self.parts, captions, self.plan.chunks)
+
+    def encode(self, pixels: torch.Tensor) -> Latents:
+        with torch.no_grad():
+            return self.family.encode_images(self.parts, pixels.to(self.plan.device))
+
+    def encode_text(self, captions: list[str]) -> Conditioning:
+        plan = self.plan
+        tokens = {name: ids.to(plan.device) for name, ids in self.tokenize(captions).items()}
+        sizes = torch.zeros(len(captions), 6, device=plan.device)
+        enabled = plan.precision != "fp32"
+        with (
+            torch.no_grad(),
+            torch.autocast(torch.device(plan.device).type, DTYPES[plan.precision], enabled=enabled),
+        ):
+            return self.family.encode_text(self.parts, tokens, plan.config.base.clip_skip, sizes)
+
+
+def _checkpoint_activations(module: torch.nn.Module) -> None:
+    """diffusers and transformers name the same switch differently."""
+    switch = getattr(module, "enable_gradient_checkpointing", None) or module.gradient_checkpointing_enable
+    switch()
+
+
+def export_folder(folder: RunFolder) -> Path:
+    folder.output.mkdir(exist_ok=True)
+    return folder.output

@@ -1,0 +1,127 @@
+"""Training a run from wherever it stands to the exported file: a generator of events.
+
+The command line, the page's child process and the tests consume the same generator; `record` keeps its log.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from . import checkpoint, events, planner, provenance
+from .control import Control
+from .events import Event, Failed, Finished, PhaseBegan, RunStarted, Saved
+from .loop import Loop, export_weights
+from .seams import ExportOrder
+from .section import UserError
+from .setup_run import Training, decide, move_to, prepare
+from .workspace import RunFolder, Workspace
+
+_MIXED = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
+
+
+def train(folder: RunFolder, workspace: Workspace, control: Control, more_steps: int = 0) -> Iterator[Event]:
+    """Train a run on from its last checkpoint, or from the start, to the export.
+
+    `more_steps` lengthens a run. Ends with Finished, or with Suspended if so ordered.
+
+    Raises:
+        UserError: something that the user can put right.
+    """
+    draft = decide(folder, workspace)
+    if more_steps:
+        plan = draft.plan.revised(total_steps=draft.plan.total_steps + more_steps)
+        planner.save_plan(plan, folder)
+        draft = planner.Draft(draft.facts, draft.census, draft.validation, plan)
+    plan = draft.plan
+    saved = checkpoint.saved(folder.checkpoints)
+    start = checkpoint.read_notes(saved[-1])["step"] if saved else 0
+    yield RunStarted(folder.name, start, plan.total_steps)
+    accelerator = Accelerator(mixed_precision=_MIXED[plan.precision], cpu=plan.device == "cpu")
+    training = None
+    for item in prepare(folder, draft, workspace, accelerator):
+        if isinstance(item, Training):
+            training = item
+        else:
+            yield item
+    assert training is not None
+    if saved:
+        checkpoint.load(saved[-1], training.trained)
+    loop = Loop(training, control, start)
+    yield from loop.run()
+    if loop.ending != "suspended":
+        yield from _export(training, loop)
+    accelerator.end_training()
+
+
+def record(folder: RunFolder, happenings: Iterator[Event]) -> Iterator[Event]:
+    """Append every event to the run's log and pass it on. What goes wrong becomes a last event, Failed, and goes on up."""
+    try:
+        for event in happenings:
+            events.append(folder.events_file, event)
+            yield event
+    except UserError as error:
+        events.append(folder.events_file, Failed(error.what, error.hint, error.path))
+        raise
+    except Exception as error:
+        with folder.log_file.open("a", encoding="utf-8") as log:
+            traceback.print_exc(file=log)
+        events.append(folder.events_file, failure_of(error))
+        raise
+
+
+def failure_of(error: BaseException) -> Failed:
+    """Say in a sentence what an unforeseen error means."""
+    import torch
+
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return Failed(
+            "The card ran out of memory.",
+            "Choose a smaller resolution or batch, or switch checkpointing on; then resume.",
+        )
+    if isinstance(error, OSError) and error.errno == 28:
+        return Failed("The disk is full.", "Free some space, then resume; nothing was lost.")
+    if isinstance(error, MemoryError):
+        return Failed("This computer ran out of main memory.", "Close other programs, then resume.")
+    text = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+    return Failed(
+        f"An unforeseen error: {text}.", "The details are in log.txt in the run folder; resume goes on."
+    )
+
+
+def _export(training: Training, loop: Loop) -> Iterator[Event]:
+    yield PhaseBegan("export", "Writing the file")
+    path = None
+    if training.is_main:
+        move_to(training.parts, training.plan, "export")
+        order = ExportOrder(
+            folder=training.folder.output,
+            name=_export_name(training, loop.step),
+            precision=training.plan.config.export.precision,
+            formats=tuple(training.plan.config.export.formats),
+            metadata=provenance.metadata(training, loop.step),
+        )
+        with export_weights(training):
+            paths = training.method.export(training.parts, training.plan.config.method, order)
+        for path in paths:
+            load_file(path)  # what cannot be read back is no result
+            yield Saved(loop.step, "export", _relative(path, training), path.stat().st_size)
+        path = paths[0]
+    training.accelerator.wait_for_everyone()
+    if path is not None:
+        yield Finished(loop.step, _relative(path, training), loop.ending == "stopped")
+
+
+def _export_name(training: Training, step: int) -> str:
+    """The run's name; with the step if it ended elsewhere than first planned, so that nothing is overwritten."""
+    first = training.plan.first_total_steps
+    name = training.plan.config.run.name
+    return name if step == first else f"{name}-{step}"
+
+
+def _relative(path: Path, training: Training) -> str:
+    return path.relative_to(training.folder.path).as_posix()
