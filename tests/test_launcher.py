@@ -331,6 +331,20 @@ def test_changed_requirements_and_a_new_driver_install_again(tmp_path):
 
 @posix_only
 @pytest.mark.slow
+def test_without_a_cpu_build_in_reach_the_ordinary_one_comes_last(tmp_path):
+    project = make_project(tmp_path / "project")
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    wheel(wheels, "torch", "2.13.0", {"torch.py": ""})
+    wheel(wheels, "gradio", "1.0", {"gradio.py": ""})
+    answer = start(project, "show", wheels=tmp_path, PIP_FIND_LINKS=str(wheels))
+    assert (answer.returncode, installed(project)) == (0, {"torch-2.13.0", "gradio-1.0"}), answer.stderr
+    assert answer.stderr.count("sdtrainer: Trying torch==2.13.0") == 3
+    assert "brings gigabytes" in answer.stderr
+
+
+@posix_only
+@pytest.mark.slow
 def test_two_launchers_at_once_install_once(tmp_path):
     project = make_project(tmp_path / "project")
     log = tmp_path / "pip.log"
