@@ -88,9 +88,9 @@ def caption_of_name(stem: str) -> str:
 
 def describes(stem: str) -> bool:
     """Tell whether a file name is a description and no camera's number: two words that no camera writes."""
-    words = re.findall(r"[^\W\d_]{2,}", caption_of_name(stem))
-    has_code = any(re.search(r"\d", word) for word in caption_of_name(stem).split())
-    return not has_code and len([w for w in words if w.casefold() not in _CAMERA_WORDS]) >= 2
+    name = caption_of_name(stem)
+    words = [word for word in re.findall(r"[^\W\d_]+", name) if word.casefold() not in _CAMERA_WORDS]
+    return not re.search(r"\d", name) and len(words) >= 2 and max(map(len, words)) >= 3
 
 
 def repeats_of_folder(name: str) -> tuple[int, str] | None:
