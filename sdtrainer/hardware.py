@@ -65,14 +65,36 @@ def detect() -> Machine:
     return Machine("cpu", None, *base)
 
 
+def quick() -> Machine:
+    """Look at this machine without importing torch, for the first seconds; `detect()` knows better."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    base = (memory.total, memory.available, os.cpu_count() or 1)
+    if seen := _ask_driver():
+        name, free, total, capability = seen
+        major, _, minor = capability.partition(".")
+        size = (int(float(total) * 2**20), int(float(free) * 2**20))
+        return Machine("cuda", Card(name, *size, (int(major), int(minor))), *base)
+    return Machine("cpu", None, *base)
+
+
 def glance() -> str:
     """Return a few words on the card without importing torch ("RTX 4060 Ti, 13.1 of 16.0 GB free", "no GPU")."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.free,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        line = subprocess.run(
-            query, capture_output=True, text=True, timeout=5, check=True
-        ).stdout.splitlines()[0]
-        name, free, total = (part.strip() for part in line.split(","))
+    if seen := _ask_driver():
+        name, free, total, _ = seen
         return f"{name} · {float(free) / 1024:.1f} of {float(total) / 1024:.1f} GB free"
+    return f"no GPU · {os.cpu_count() or 1} processor cores"
+
+
+def _ask_driver() -> list[str] | None:
+    """Return name, free and total memory in MiB and compute capability of the first NVIDIA card; None without one."""
+    fields = "name,memory.free,memory.total,compute_cap"
+    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    try:
+        line = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout.splitlines()[0]
+        name, free, total, capability = (part.strip() for part in line.split(","))
+        float(free), float(total), float(capability)
+        return [name, free, total, capability]
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return f"no GPU · {os.cpu_count() or 1} processor cores"
+        return None

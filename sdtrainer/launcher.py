@@ -53,8 +53,9 @@ CUDA_BUILDS = (
     CudaBuild("cu126", "12.6", (525, 60), (528, 33), (5, 0), (10, 0)),
 )
 
-Gpu = NamedTuple("Gpu", [("driver", Version), ("capability", Optional[Version]), ("name", str)])
+Gpu = NamedTuple("Gpu", [("driver", str), ("capability", Optional[Version]), ("name", str)])
 TorchChoice = NamedTuple("TorchChoice", [("build", str), ("attempts", List[List[str]]), ("reason", str)])
+PipOutcome = NamedTuple("PipOutcome", [("code", int), ("no_such_torch", bool)])
 
 
 class SetupFailed(Exception):
@@ -125,9 +126,8 @@ def parse_gpus(text: str) -> List[Gpu]:
     gpus = []
     for line in text.splitlines():
         fields = [field.strip() for field in line.split(",")]
-        driver = numbers(fields[0])
-        if driver and len(fields) > 1:
-            gpus.append(Gpu(driver, numbers(fields[1]) if len(fields) > 2 else None, fields[-1]))
+        if numbers(fields[0]) and len(fields) > 1:
+            gpus.append(Gpu(fields[0], numbers(fields[1]) if len(fields) > 2 else None, fields[-1]))
     return gpus
 
 
@@ -222,11 +222,11 @@ def cuda_attempts(version: str, build: CudaBuild, system: str, machine: str) -> 
 def why_it_fits(build: CudaBuild, strongest: Gpu, gpus: List[Gpu], system: str) -> str:
     left_out = [gpu.name for gpu in gpus if not runs(build, gpu, system)]
     others = ", {} cannot".format(" and ".join(left_out)) if left_out else ""
-    return f"{strongest.name} with driver {dotted(strongest.driver)} can use it{others}"
+    return f"{strongest.name} with driver {strongest.driver} can use it{others}"
 
 
 def runs(build: CudaBuild, gpu: Gpu, system: str) -> bool:
-    return gpu.driver >= least_driver(build, system) and reaches(build, gpu)
+    return (numbers(gpu.driver) or ()) >= least_driver(build, system) and reaches(build, gpu)
 
 
 def least_driver(build: CudaBuild, system: str) -> Version:
@@ -242,7 +242,7 @@ def what_is_missing(gpu: Gpu, system: str) -> str:
     for build in CUDA_BUILDS:
         if reaches(build, gpu):
             return "update the NVIDIA driver from {} to {} or newer and start again to use {}".format(
-                dotted(gpu.driver), dotted(least_driver(build, system)), gpu.name
+                gpu.driver, dotted(least_driver(build, system)), gpu.name
             )
     return f"no CUDA build is made for {gpu.name} (compute capability {dotted(gpu.capability or ())})"
 
@@ -438,12 +438,9 @@ def install_torch(place: Place, choice: TorchChoice) -> None:
         if not outcome.code:
             return
         # Only "there is no such build" is a reason to try another; a full disk or a lost line is not.
-        if not outcome.nothing_found:
+        if not outcome.no_such_torch:
             break
     raise SetupFailed("Installing PyTorch failed: mend what pip says above, then start again.")
-
-
-PipOutcome = NamedTuple("PipOutcome", [("code", int), ("nothing_found", bool)])
 
 
 def pip(place: Place, arguments: List[str]) -> PipOutcome:
@@ -451,15 +448,15 @@ def pip(place: Place, arguments: List[str]) -> PipOutcome:
     # Wheels only: a compiler is not to be expected here, and building fails in hundreds of lines.
     # Compiling every module took a third of the time; Python compiles what it imports anyway.
     command += ["--only-binary=:all:", "--no-compile"] + arguments
-    nothing_found = False
+    no_such_torch = False
     child = subprocess.Popen(command, stdout=sys.stderr, stderr=subprocess.PIPE)
     with child:
         for line in child.stderr or []:
             text = line.decode("utf-8", "replace")
-            nothing_found = nothing_found or "No matching distribution found" in text
+            no_such_torch = no_such_torch or "No matching distribution found for torch=" in text
             sys.stderr.write(text)
             sys.stderr.flush()
-    return PipOutcome(child.returncode, nothing_found)
+    return PipOutcome(child.returncode, no_such_torch)
 
 
 def check_imports(place: Place) -> None:

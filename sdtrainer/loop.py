@@ -237,7 +237,7 @@ class Loop:
             elif word == "pause":
                 yield from self._pause()
             elif word == "sample":
-                yield from self._settled(self._look(is_sampling=True))
+                yield from self._settled(self._look(is_sampling=True, is_validating=False))
             elif word == "save":
                 yield from self._settled(self._save())
 

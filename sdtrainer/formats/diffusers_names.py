@@ -1,9 +1,9 @@
 """The diffusers layout of a LoRA file: `<part>.<module path>.lora_A.weight` and `.lora_B.weight`, as in peft.
 
-The layout has no place for alpha beside the tensors. Recent diffusers reads it from
-the header (`lora_adapter_metadata`); other readers take alpha = rank. So alpha / rank is folded into
-the tensors, its root into each, and the header says alpha = rank: every reader gets the same strength. The
-root keeps small values clear of fp16's underflow.
+The layout has no place for alpha beside the tensors. Recent diffusers reads it from the header
+(`lora_adapter_metadata`); other readers take alpha = rank. So alpha / rank is folded into the tensors, its
+root into each, and the header says alpha = rank: every reader gets the same strength. The root keeps small
+values clear of fp16's underflow.
 """
 
 from __future__ import annotations

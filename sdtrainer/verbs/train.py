@@ -44,10 +44,14 @@ def new_run(file: Path | None, settings: Sequence[str], runs: Path) -> RunFolder
     """Check a run file with its changes and make the run folder."""
     if file is None:
         raise UserError("No run file is given.", "Write: train RUN.toml, or train --resume RUNFOLDER.")
+    return _shared_folder(runs, config_of(file, settings))
+
+
+def config_of(file: Path, settings: Sequence[str]) -> configs.Config:
+    """Read a run file and lay path=value words over it. Raises UserError."""
     text = configs.read_text(file)
     values = configs.with_changes(configs.parse(text, str(file)), settings)
-    config = configs.build(values, str(file), text)
-    return _shared_folder(runs, config)
+    return configs.build(values, str(file), text)
 
 
 def run(folder: RunFolder, workspace: Workspace, more_steps: int = 0) -> Path | None:

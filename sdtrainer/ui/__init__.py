@@ -1,0 +1,1 @@
+"""The page. The only rooms that know gradio; importing them imports no torch."""

@@ -1,0 +1,254 @@
+"""The Dataset tab: which pictures, what was found in them, their captions and shapes."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..data import captions
+from ..data.census import Census, Problem, Sample
+from ..data.images import EXTENSIONS
+from ..data.overlay import overlay_for
+from ..section import UserError, override
+from . import pictures, words
+from .desk import Desk
+from .form import Form
+from .listen import Given
+from .outlook import Outlook
+from .thumbnails import LARGE, thumbnail
+from .words import tag
+
+PER_PAGE = 24
+CAPTION_FILES = (".txt", ".caption", ".jsonl", ".csv")
+
+
+class Dataset:
+    """Pictures and captions."""
+
+    def __init__(self, desk: Desk, form: Form) -> None:
+        self.desk, self.form = desk, form
+
+    def build(self) -> None:
+        with gr.Row(equal_height=False):
+            self.folder = self.form.place("data.folder", scale=4, placeholder="/home/me/pictures/my-dog")
+            self.again = gr.Button("Look again", scale=1, min_width=120, elem_classes="beside-field")
+        with gr.Accordion("Upload pictures instead", open=False):
+            self.upload_name = gr.Textbox("my-pictures", label="Name of the new folder", info="Made inside the workspace.")
+            self.upload = gr.File(file_count="multiple", label="Pictures and caption files", height=140)
+        self.found = gr.HTML(elem_id="found")
+        self.grid = gr.Gallery(
+            columns=6, height="auto", allow_preview=False, interactive=False, object_fit="contain",
+            label="Pictures", show_label=False, elem_id="pictures", buttons=[],
+        )  # fmt: skip
+        with gr.Row(elem_classes="pager"):
+            self.back = gr.Button("Previous page", size="sm", min_width=110)
+            self.where = gr.HTML()
+            self.on_ = gr.Button("Next page", size="sm", min_width=110)
+        self._build_editor()
+        with gr.Row(equal_height=False):
+            with gr.Column(min_width=280):
+                self.problems = gr.HTML()
+            with gr.Column(min_width=280):
+                self.buckets = gr.HTML()
+        gr.HTML(tag("h3", "How the pictures are used"))
+        self.form.place_level(["data"], "basic")
+        with gr.Accordion("More settings: captions, validation, cache, buckets", open=False):
+            self.form.place_level(["data"], "advanced")
+        self.page, self.chosen, self.seen = gr.State(0), gr.State(""), gr.State("")
+
+    def _build_editor(self) -> None:
+        with gr.Group(visible=False, elem_id="editor") as self.editor, gr.Row():
+            self.large = gr.Image(
+                interactive=False, show_label=False, label="Picture", height=360, buttons=["fullscreen"], min_width=240
+            )
+            with gr.Column(min_width=240, elem_classes="padded"):
+                self.name = gr.HTML()
+                self.caption = gr.Textbox(
+                    label="Caption", lines=4, max_lines=10, elem_id="caption",
+                    info="What the picture shows. Kept in the workspace; your files are not changed.",
+                )  # fmt: skip
+                self.trained_as = gr.HTML()
+                with gr.Row():
+                    self.prev = gr.Button("Previous", elem_id="caption-prev", size="sm", min_width=80)
+                    self.save = gr.Button("Save", elem_id="caption-save", size="sm", min_width=80, variant="primary")
+                    self.next = gr.Button("Next", elem_id="caption-next", size="sm", min_width=80)
+                    self.close = gr.Button("Close", elem_id="caption-close", size="sm", min_width=80)
+                gr.HTML(tag("p", "Keys: left and right arrow, Enter to write, Ctrl+Enter to save and go on.", "quiet"))
+
+    @property
+    def shows(self) -> list[Any]:
+        return [self.found, self.grid, self.where, self.back, self.on_, self.problems, self.buckets, self.seen, self.page]
+
+    @property
+    def editor_parts(self) -> list[Any]:
+        return [self.editor, self.large, self.name, self.caption, self.trained_as, self.chosen]
+
+    def show(self, outlook: Outlook, given: Given) -> dict[Any, Any]:
+        """Show what was found; the grid is sent only if the pictures or captions are others than this page has seen."""
+        census, signature = outlook.census, _signature(outlook)
+        if given[self.seen] == signature:
+            return {}
+        updates = {
+            self.found: _found(outlook),
+            self.problems: _problems(census.problems if census else ()),
+            self.buckets: _buckets(outlook),
+            self.seen: signature,
+        }
+        return updates | self._page(census, 0 if not given[self.seen] else given[self.page])
+
+    def wire(self, refresh: Any) -> None:
+        """`refresh` runs the page's own reaction to changed settings after these."""
+        on, form = self.desk.on, self.form
+        state = {self.page, self.chosen, self.caption}
+        on(self.back.click, lambda g: self._turn(g, -1), state, self.shows)
+        on(self.on_.click, lambda g: self._turn(g, 1), state, self.shows)
+        on(self.grid.select, self._open, state, self.editor_parts, clicks=True)
+        refresh(on([self.save.click], self._save, state, self.editor_parts))
+        refresh(on([self.next.click], lambda g: self._step(g, 1), state, self.editor_parts))
+        refresh(on([self.prev.click], lambda g: self._step(g, -1), state, self.editor_parts))
+        on(self.close.click, lambda g: {self.editor: gr.update(visible=False), self.chosen: ""}, state, self.editor_parts)
+        refresh(on(self.again.click, self._again, (), ()))
+        refresh(on(self.upload.upload, self._upload, {self.upload, self.upload_name}, [self.folder, self.upload]))
+        del form
+
+    def _census(self) -> Census:
+        outlook = self.desk.look()
+        if outlook.census is None:
+            raise outlook.error or UserError("There are no pictures.", "Choose a folder.")
+        return outlook.census
+
+    def _page(self, census: Census | None, page: int) -> dict[Any, Any]:
+        samples = census.samples if census else ()
+        pages = max(1, ceil(len(samples) / PER_PAGE))
+        page = min(max(page, 0), pages - 1)
+        shown = samples[page * PER_PAGE : (page + 1) * PER_PAGE]
+        return {
+            self.page: page,
+            self.grid: gr.update(value=[self._thumbnail(s) for s in shown], visible=bool(shown)),
+            self.where: tag("span", f"Page {page + 1} of {pages}", "quiet") if pages > 1 else "",
+            self.back: gr.update(visible=pages > 1, interactive=page > 0),
+            self.on_: gr.update(visible=pages > 1, interactive=page < pages - 1),
+        }
+
+    def _thumbnail(self, sample: Sample) -> tuple[str, str]:
+        return str(thumbnail(self.desk.workspace, sample.file)), sample.caption or "(no caption)"
+
+    def _turn(self, given: Given, by: int) -> dict[Any, Any]:
+        return self._page(self._census(), given[self.page] + by)
+
+    def _open(self, given: Given) -> dict[Any, Any]:
+        samples = self._census().samples
+        index = given[self.page] * PER_PAGE + int(given.index)
+        return self._edit(samples[min(index, len(samples) - 1)])
+
+    def _edit(self, sample: Sample) -> dict[Any, Any]:
+        outlook = self.desk.look()
+        section = outlook.config.data if outlook.config else None
+        trained = captions.compose(sample.caption, section, None, sample.class_word) if section else sample.caption
+        facts = f"{sample.width} x {sample.height} px"
+        return {
+            self.editor: gr.update(visible=True),
+            self.large: str(thumbnail(self.desk.workspace, sample.file, LARGE)),
+            self.name: tag("h3", words.safe(sample.path)) + tag("p", facts, "quiet"),
+            self.caption: sample.caption,
+            self.trained_as: tag("p", f"Trained as: {words.safe(trained) or '(nothing)'}", "quiet"),
+            self.chosen: sample.path,
+        }
+
+    def _save(self, given: Given) -> dict[Any, Any]:
+        census = self._census()
+        sample = self._chosen(census, given)
+        if given[self.caption].strip() != sample.caption:
+            overlay_for(self.desk.workspace.root, census.folder).set(sample.path, given[self.caption])
+            self.desk.look_again()
+            census = self._census()
+        return self._edit(self._chosen(census, given))
+
+    def _step(self, given: Given, by: int) -> dict[Any, Any]:
+        """Go to the next picture; what was written is saved first, so nothing is lost."""
+        self._save(given)
+        samples = self._census().samples
+        place = [s.path for s in samples].index(given[self.chosen])
+        return self._edit(samples[(place + by) % len(samples)])
+
+    def _chosen(self, census: Census, given: Given) -> Sample:
+        for sample in census.samples:
+            if sample.path == given[self.chosen]:
+                return sample
+        raise UserError("This picture is no longer there.", "Press 'Look again'.")
+
+    def _again(self, given: Given) -> None:
+        self.desk.look_again()
+
+    def _upload(self, given: Given) -> dict[Any, Any]:
+        folder = self.desk.workspace.uploads / _folder_name(given[self.upload_name])
+        folder.mkdir(parents=True, exist_ok=True)
+        wanted = (*EXTENSIONS, *CAPTION_FILES)
+        taken = [Path(file) for file in given[self.upload] or [] if Path(file).suffix.lower() in wanted]
+        if not taken:
+            raise UserError("None of these files is a picture or a caption file.", "Choose PNG, JPEG or WebP files.")
+        for file in taken:
+            shutil.copyfile(file, folder / file.name)
+        self.desk.look_again()
+        session = given.session
+        project = self.desk.project
+        project.change(override(project.values, {"data.folder": str(folder)}), session)
+        return {self.folder: str(folder), self.upload: None}
+
+
+def _folder_name(text: str) -> str:
+    name = "".join(c for c in text.strip() if c.isalnum() or c in " ._-").strip(" .")
+    if not name:
+        raise UserError("The new folder has no name.", "Give it one of letters and digits.")
+    return name
+
+
+def _signature(outlook: Outlook) -> str:
+    buckets = outlook.plan.buckets if outlook.plan else None
+    problem = str(outlook.error) if outlook.error and outlook.census is None else ""
+    return hashlib.sha256(repr((outlook.census, buckets, problem)).encode()).hexdigest()
+
+
+def _found(outlook: Outlook) -> str:
+    census = outlook.census
+    if census is None:
+        error = outlook.error
+        text = f"{error.what} {error.hint}" if error else "Choose the folder with your pictures."
+        return _light("bad" if error else "idle", text)
+    captioned = sum(bool(s.caption or s.class_word) for s in census.samples)
+    text = f"{census.layout[:1].upper()}{census.layout[1:]}."
+    notes = []
+    if census.skipped:
+        notes.append(f"{words.count(len(census.skipped), 'file')} skipped")
+    if census.warnings:
+        notes.append(f"{words.count(len(census.warnings), 'thing')} to look at")
+    level = "warn" if notes or captioned < len(census.samples) else "good"
+    return _light(level, f"{text} {', '.join(notes)}{'.' if notes else ''}".strip())
+
+
+def _light(level: str, text: str) -> str:
+    name = {"good": "Good", "warn": "Look", "bad": "Problem", "idle": "Empty"}[level]
+    return tag("p", tag("span", name, f"light {level}") + words.safe(text), "found")
+
+
+def _problems(problems: tuple[Problem, ...]) -> str:
+    if not problems:
+        return tag("h3", "Problems") + tag("p", "None.", "quiet")
+    rows = [
+        tag("b", words.safe(p.file or "All")) + f" {words.safe(p.sentence)}" + (" Skipped." if p.level == "skipped" else "")
+        for p in problems[:50]
+    ]
+    more = tag("p", f"and {len(problems) - 50:,} more", "quiet") if len(problems) > 50 else ""
+    return tag("h3", "Problems") + tag("ul", words.items(rows), "problems") + more
+
+
+def _buckets(outlook: Outlook) -> str:
+    if outlook.plan is None:
+        return ""
+    intro = "Pictures of like shape are trained together; width x height, and pictures per epoch."
+    return tag("h3", "Shapes") + tag("p", intro, "quiet") + pictures.bars(outlook.plan.buckets)

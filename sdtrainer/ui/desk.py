@@ -1,0 +1,136 @@
+"""What all tabs share on the server: the workspace, the project, the runs, the machine, and who may do what."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .. import hardware
+from ..config import Config
+from ..hardware import Machine
+from ..job import Jobs, Status
+from ..plan import Plan
+from ..section import UserError
+from ..workspace import RunFolder, Workspace, list_runs
+from .access import Access
+from .follow import Followers
+from .listen import Listener
+from .outlook import Looker, Outlook
+from .project import Project
+from .view import RunView
+
+if TYPE_CHECKING:
+    from ..memory import Ledger
+
+HEAVY = ("torch", "diffusers", "transformers", "peft")
+GLANCE_SECONDS = 5.0
+
+
+class Desk:
+    """One per app. Pages come and go; this stays."""
+
+    def __init__(self, workspace: Workspace, access: Access) -> None:
+        self.workspace, self.access = workspace, access
+        self.listener = Listener(workspace)
+        self.on = self.listener.on
+        self.jobs = Jobs(workspace)
+        self.project = Project(workspace)
+        self.machine = hardware.quick()
+        self.is_warm = False
+        self._looker = Looker(workspace, access)
+        self._followers = Followers()
+        self._glance = (0.0, "")
+
+    def warm_up(self) -> threading.Thread:
+        """Import the heavy libraries in the background, then look at the machine for good."""
+        thread = threading.Thread(target=self._warm_up, name="warm-up", daemon=True)
+        thread.start()
+        return thread
+
+    def look(self, values: Mapping[str, Any] | None = None) -> Outlook:
+        return self._looker.look(self.project.values if values is None else values, self.machine)
+
+    def look_on(self, machine: Machine, values: Mapping[str, Any]) -> Outlook:
+        """Look as if this were another machine."""
+        return self._looker.look(values, machine)
+
+    def ledger(self, plan: Plan) -> Ledger | None:
+        """Return what a plan holds in memory; None until torch is loaded."""
+        if not self.is_warm:
+            return None
+        from ..memory import estimate
+
+        return estimate(plan)
+
+    def look_again(self) -> None:
+        self._looker.forget()
+
+    def start(self, values: Mapping[str, Any]) -> RunFolder:
+        """Start a run, or queue it. Raises UserError."""
+        outlook = self.look(values)
+        if outlook.error:
+            raise outlook.error
+        assert outlook.config
+        return self.jobs.start(outlook.config)
+
+    def runs(self) -> list[RunFolder]:
+        return list_runs(self.workspace.runs)
+
+    def run(self, name: str | None) -> RunFolder:
+        """Return the run of that name. Raises UserError if there is none: names come from the page."""
+        for run in self.runs():
+            if run.name == name:
+                return run
+        raise UserError(f"There is no run '{name}'.", "It may have been deleted; look at Runs.")
+
+    def newest(self) -> RunFolder | None:
+        """Return the run that is being trained, else the newest."""
+        current = self.jobs.state().current
+        runs = self.runs()
+        return next((r for r in runs if r.name == current), runs[0] if runs else None)
+
+    def view(self, run: RunFolder) -> RunView:
+        return self._followers.view(run)
+
+    def status(self, run: RunFolder) -> Status:
+        """Where a run stands, from the queue and its followed log."""
+        jobs, view = self.jobs.state(), self.view(run)
+        if run.name in jobs.waiting:
+            return "waiting"
+        if run.name == jobs.current:
+            return "paused" if view.state == "paused" else "running"
+        if view.state in ("finished", "stopped"):
+            return view.state if (run.path / view.outcome).is_file() else "failed"
+        return "failed" if view.state == "failed" else "interrupted"
+
+    def config_of(self, run: RunFolder) -> Config:
+        """Return a run's settings, refused where they reach outside the workspace while shared. Raises UserError."""
+        config = run.config()
+        self.access.check(config)
+        return config
+
+    def glance(self) -> str:
+        """Return the card in a few words, looked up again every few seconds."""
+        at, words = self._glance
+        if time.monotonic() - at > GLANCE_SECONDS or not words:
+            words = hardware.glance()
+            self._glance = (time.monotonic(), words)
+        return words
+
+    def close(self) -> None:
+        self.jobs.close()
+
+    def _warm_up(self) -> None:
+        try:
+            for name in HEAVY:
+                importlib.import_module(name)
+            self.machine = hardware.detect()
+            self.jobs.warm_up()
+        except Exception:
+            self.listener.log(traceback.format_exc())
+        self.is_warm = True
+

@@ -1,0 +1,199 @@
+"""The form: every setting as one component, generated from its declaration.
+
+Owns the way from a component's value to a setting's and back, the red mark on a wrong field, and which fields belong to
+the chosen method. Knows no particular setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from math import floor, log10
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
+
+import gradio as gr
+from gradio.components import Component
+
+from ..config import Config, knobs
+from ..methods import METHODS, method_of
+from ..section import Knob, UserError
+
+Key = tuple[str, str, str]
+Updates = dict[Any, Any]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One setting on the page."""
+
+    knob: Knob
+    widget: Component
+
+    def read(self, shown: Any) -> Any:
+        """Return the setting's value from what the widget holds."""
+        kind = shape(self.knob)
+        if kind == "lines":
+            return [line.strip() for line in (shown or "").splitlines() if line.strip()]
+        if kind == "sizes":
+            return _sizes(shown or "")
+        return "" if shown is None and kind == "text" else shown
+
+    def show(self, value: Any) -> Any:
+        """Return what the widget holds for a value."""
+        kind = shape(self.knob)
+        if kind == "lines":
+            return "\n".join(value)
+        if kind == "sizes":
+            return ", ".join(str(v) for v in value) if isinstance(value, list) else str(value)
+        return value
+
+
+class Form:
+    """All settings. Place them while building the page; read and fill them afterwards."""
+
+    def __init__(self) -> None:
+        self.fields: dict[Key, Field] = {}
+        self.kind: gr.Radio | None = None
+        self._groups: dict[str, list[gr.Column]] = {kind: [] for kind in METHODS}
+        self._knobs = {k.key: k for k in knobs()}
+
+    def place(self, path: str, **looks: Any) -> Component:
+        """Put one setting here."""
+        section, name = path.split(".")
+        return self._place(self._knobs[(section, "", name)], **looks)
+
+    def place_kind(self) -> gr.Radio:
+        """Put the choice of method here; its settings follow wherever `place_level` is called."""
+        choices = [(method_of(kind).title, kind) for kind in METHODS]
+        self.kind = gr.Radio(choices, value=METHODS[0], label="Method", info="How the model is taught.")
+        return self.kind
+
+    def place_level(self, sections: Iterable[str], level: Literal["basic", "advanced"]) -> None:
+        """Put the settings of these sections here that have no place yet."""
+        for section in sections:
+            for kind in ("", *METHODS):
+                found = [k for k in self._knobs.values() if k.key[:2] == (section, kind) and k.level == level]
+                found = [k for k in found if k.key not in self.fields]
+                if not found:
+                    continue
+                if not kind:
+                    self._grid(found)
+                    continue
+                with gr.Column(visible=kind == METHODS[0], min_width=0, elem_classes="kind") as group:
+                    self._grid(found)
+                self._groups[kind].append(group)
+
+    @property
+    def components(self) -> set[Component]:
+        assert self.kind is not None and self.fields.keys() == self._knobs.keys(), "a setting has no place"
+        return {self.kind, *(f.widget for f in self.fields.values())}
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [*self.components, *(g for groups in self._groups.values() for g in groups)]
+
+    def edits(self) -> list[Callable[..., Any]]:
+        """The events of a person changing a setting. Paths count when they are left, not at each letter."""
+        events: list[Callable[..., Any]] = [self.kind.input] if self.kind else []
+        for field in self.fields.values():
+            widget = field.widget
+            events += [widget.blur, widget.submit] if field.knob.is_path else [widget.input]
+        return events
+
+    def read(self, given: Mapping[Any, Any]) -> dict[str, Any]:
+        """Return nested values from what the components hold. Settings of other methods are left out."""
+        kind = given[self.kind]
+        values: dict[str, dict[str, Any]] = {"method": {"kind": kind}}
+        for field in self.fields.values():
+            if field.knob.kind in ("", kind):
+                values.setdefault(field.knob.section, {})[field.knob.name] = field.read(given[field.widget])
+        return values
+
+    def fill(self, config: Config) -> Updates:
+        """Return the updates that show a config. Fields of other methods keep what they hold."""
+        values = config.values()
+        kind = values["method"].get("kind", METHODS[0])
+        return {self.kind: kind} | self.show_kind(kind) | {
+            f.widget: f.show(values[f.knob.section][f.knob.name])
+            for f in self.fields.values()
+            if f.knob.kind in ("", kind)
+        }
+
+    def show_kind(self, kind: str) -> Updates:
+        return {group: gr.update(visible=k == kind) for k, groups in self._groups.items() for group in groups}
+
+    def mark(self, error: UserError | None, kind: str, marked: str) -> Updates:
+        """Turn the field of an error red with its sentence under it, and the field `marked` before back."""
+        updates: Updates = {}
+        if before := self.field(marked, kind):
+            updates[before.widget] = gr.update(info=before.knob.help, elem_classes=[])
+        if error and (wrong := self.field(error.path, kind)):
+            updates[wrong.widget] = gr.update(info=f"{error.what} {error.hint}", elem_classes=["wrong"])
+        return updates
+
+    def field(self, path: str, kind: str) -> Field | None:
+        section, _, name = path.partition(".")
+        return self.fields.get((section, "", name)) or self.fields.get((section, kind, name))
+
+    def _grid(self, found: list[Knob]) -> None:
+        with gr.Row(elem_classes="grid"):
+            for knob in found:
+                self._place(knob)
+
+    def _place(self, knob: Knob, **looks: Any) -> Component:
+        field = Field(knob, _widget(knob, looks))
+        self.fields[knob.key] = field
+        if shape(knob) in ("lines", "sizes"):
+            field.widget.value = field.show(knob.default)
+        return field.widget
+
+
+def shape(knob: Knob) -> Literal["choice", "choices", "switch", "whole", "number", "lines", "sizes", "text"]:
+    """Say which kind of widget a setting needs, from its type."""
+    kind = knob.annotation
+    if get_origin(kind) is Literal:
+        return "choice"
+    if get_origin(kind) is list:
+        return "choices" if get_origin(get_args(kind)[0]) is Literal else "lines"
+    if isinstance(kind, UnionType):
+        return "sizes"
+    return {bool: "switch", int: "whole", float: "number"}.get(kind, "text")  # type: ignore[return-value]
+
+
+def label_of(knob: Knob) -> str:
+    return f"{knob.title} ({knob.unit})" if knob.unit else knob.title
+
+
+def _widget(knob: Knob, looks: dict[str, Any]) -> Component:
+    words: dict[str, Any] = {"label": label_of(knob), "info": knob.help, "value": knob.default, "min_width": 210} | looks
+    match shape(knob):
+        case "choice":
+            few = len(knob.choices) <= 3 and sum(len(str(c)) for c in knob.choices) <= 24
+            return (gr.Radio if few else gr.Dropdown)(list(knob.choices), **words)
+        case "choices":
+            return gr.CheckboxGroup(list(get_args(get_args(knob.annotation)[0])), **words)
+        case "switch":
+            return gr.Checkbox(**words)
+        case "whole":
+            return gr.Number(precision=0, **words)
+        case "number":
+            return gr.Number(step=_step(knob.default), **words)
+        case "lines":
+            return gr.Textbox(lines=knob.lines, max_lines=12, **(words | {"value": ""}))
+        case "sizes":
+            return gr.Textbox(**(words | {"value": ""}))
+        case _:
+            return gr.Textbox(lines=knob.lines, max_lines=max(knob.lines, 1), **words)
+
+
+def _step(default: float) -> float:
+    return 10.0 ** floor(log10(default)) if 0 < default < 1 else 0.1
+
+
+def _sizes(text: str) -> int | list[int] | str:
+    """Read "512" or "512, 768"; anything else is handed on as it is, for the setting to refuse."""
+    parts = [part for part in text.replace("[", " ").replace("]", " ").replace(",", " ").split()]
+    if not parts or not all(part.isdecimal() for part in parts):
+        return text
+    return int(parts[0]) if len(parts) == 1 else [int(part) for part in parts]

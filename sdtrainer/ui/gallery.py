@@ -1,0 +1,131 @@
+"""The Gallery tab: pictures of a run by prompt and step, and before against after."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from ..workspace import RunFolder
+from . import words
+from .desk import Desk
+from .listen import Given
+from .panel import CLICKS
+from .thumbnails import GRID, LARGE, thumbnail
+from .view import RunView, Sample
+from .words import tag
+
+MAX_COLUMNS = 8
+FILES = "gradio_api/file="
+
+
+class Gallery:
+    """Pictures of one run."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+
+    def build(self) -> None:
+        self.run = gr.Dropdown(label="Run", choices=[], value=None, elem_id="gallery-run")
+        self.grid = gr.HTML(_empty(), js_on_load=CLICKS, elem_id="grid")
+        with gr.Column(visible=False) as self.compare:
+            gr.HTML(tag("h3", "Before and after"))
+            with gr.Row():
+                self.prompt = gr.Dropdown(label="Prompt", choices=[], min_width=220, scale=2)
+                self.before = gr.Dropdown(label="Left: step", choices=[], min_width=110)
+                self.after = gr.Dropdown(label="Right: step", choices=[], min_width=110)
+            self.slider = gr.ImageSlider(
+                label="Before and after", show_label=False, interactive=False, height=420, buttons=["fullscreen"],
+                elem_id="before-after",
+            )  # fmt: skip
+
+    @property
+    def shows(self) -> list[Any]:
+        return [self.run, self.grid, self.compare, self.prompt, self.before, self.after, self.slider]
+
+    def wire(self) -> None:
+        on = self.desk.on
+        picks = {self.run, self.prompt, self.before, self.after}
+        on(self.run.input, lambda g: self.show(g[self.run]), picks, self.shows, looks_only=True)
+        on([self.prompt.input, self.before.input, self.after.input], self._compare, picks, [self.slider], looks_only=True)
+        on(self.grid.click, self._pick, picks, self.shows, looks_only=True, clicks=True)
+
+    def show(self, name: str | None, chosen: tuple[int, int, int] | None = None) -> dict[Any, Any]:
+        """Show a run's pictures; `chosen` is prompt, step on the left and on the right."""
+        runs = self.desk.runs()
+        update: dict[Any, Any] = {self.run: gr.update(choices=[r.name for r in runs], value=name)}
+        run = next((r for r in runs if r.name == name), None)
+        view = self.desk.view(run) if run else None
+        if run is None or view is None or not view.samples:
+            return update | {self.grid: _empty(), self.compare: gr.update(visible=False)}
+        steps, prompts = view.sample_steps, view.prompts
+        index, before, after = chosen or (min(prompts), steps[0], steps[-1])
+        choices = [(f"{step:,}", step) for step in steps]
+        return update | {
+            self.grid: self._grid(run, view, index, after),
+            self.compare: gr.update(visible=True),
+            self.prompt: gr.update(choices=[(p, i) for i, p in prompts.items()], value=index),
+            self.before: gr.update(choices=choices, value=before),
+            self.after: gr.update(choices=choices, value=after),
+            self.slider: self._pair(run, view, index, before, after),
+        }
+
+    def follow(self, given: Given, run: RunFolder) -> dict[Any, Any]:
+        """Take in new pictures of the run shown; what was picked for comparing stays."""
+        view = self.desk.view(run)
+        picked = (given[self.prompt], given[self.before], given[self.after])
+        old_last = [s for s in view.sample_steps if s != view.sample_steps[-1]][-1:] if view.samples else []
+        if picked[0] not in view.prompts or picked[1] not in view.sample_steps or [picked[2]] == old_last:
+            return self.show(run.name)  # whoever looks at the newest wants the newest
+        return self.show(run.name, picked if picked[2] in view.sample_steps else None)
+
+    def _compare(self, given: Given) -> dict[Any, Any]:
+        run = self.desk.run(given[self.run])
+        pair = self._pair(run, self.desk.view(run), given[self.prompt], given[self.before], given[self.after])
+        return {self.slider: pair}
+
+    def _pick(self, given: Given) -> dict[Any, Any]:
+        run = self.desk.run(given[self.run])
+        index, step = int(given.clicked["prompt"]), int(given.clicked["step"])
+        before = given[self.before]
+        first = self.desk.view(run).sample_steps[0]
+        return self.show(run.name, (index, first if before is None else before, step))
+
+    def _pair(self, run: RunFolder, view: RunView, index: int, before: int, after: int) -> Any:
+        both = [view.samples.get((step, index)) for step in (before, after)]
+        files = [self._file(run, sample, LARGE) for sample in both if sample]
+        return tuple(files) if len(files) == 2 else None
+
+    def _file(self, run: RunFolder, sample: Sample, side: int) -> str:
+        return str(thumbnail(self.desk.workspace, run.path / sample.path, side))
+
+    def _grid(self, run: RunFolder, view: RunView, index: int, after: int) -> str:
+        steps = view.sample_steps
+        if len(steps) > MAX_COLUMNS:  # first, last, and evenly between
+            steps = [steps[round(i * (len(steps) - 1) / (MAX_COLUMNS - 1))] for i in range(MAX_COLUMNS)]
+        head = tag("tr", tag("th", "Prompt", scope="col") + "".join(tag("th", _step(s), "number", scope="col") for s in steps))
+        rows = []
+        for number, prompt in view.prompts.items():
+            cells = "".join(
+                tag("td", self._cell(run, view.samples.get((s, number)), (number, s) == (index, after))) for s in steps
+            )
+            rows.append(tag("tr", tag("th", words.safe(prompt), scope="row") + cells))
+        table = tag("table", head + "".join(rows), "samples")
+        return tag("div", table, "scroll", tabindex=0, role="region", aria_label="Pictures by prompt and step")
+
+    def _cell(self, run: RunFolder, sample: Sample | None, is_chosen: bool) -> str:
+        if sample is None or not (run.path / sample.path).exists():
+            return ""
+        label = f"{sample.prompt}, step {sample.step:,}, seed {sample.seed}"
+        image = f'<img src="{FILES}{words.safe(self._file(run, sample, GRID))}" alt="{words.safe(label)}" loading="lazy">'
+        return tag("button", image, "picture chosen" if is_chosen else "picture", type="button", data_act="pick",
+                   data_prompt=sample.index, data_step=sample.step, title=label)  # fmt: skip
+
+
+def _step(step: int) -> str:
+    return f"step {step:,}" if step else "before"
+
+
+def _empty() -> str:
+    text = "No pictures yet. They appear here while a run trains, one column each time, if it has sample prompts."
+    return tag("p", text, "quiet")

@@ -1,0 +1,57 @@
+"""The header: the name, the card, and what the runs are doing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from . import words
+from .desk import Desk
+from .share import ShareBox
+from .view import part_done
+from .words import tag
+
+
+class Header:
+    """Always visible."""
+
+    def __init__(self, desk: Desk, share: ShareBox) -> None:
+        self.desk, self.share = desk, share
+
+    def build(self) -> None:
+        with gr.Row(elem_id="header"):
+            self.chips = gr.HTML(chips("", "idle"), scale=1, min_width=200)
+            self.share.build_button()
+        self.share.build_box()
+
+    @property
+    def shows(self) -> list[Any]:
+        return [self.chips, self.share.button]
+
+    def show(self) -> dict[Any, Any]:
+        return {self.chips: chips(self.desk.glance(), run_words(self.desk))} | self.share.show_button()
+
+
+def chips(card: str, run: str) -> str:
+    name = tag("h1", "sdtrainer")
+    return name + (tag("span", words.safe(card), "chip", title="Graphics card") if card else "") + tag(
+        "span", words.safe(run), "chip run", role="status", title="Runs"
+    )  # fmt: skip
+
+
+def run_words(desk: Desk) -> str:
+    """Say "idle", "training 43 %, 3 min left", "starting", and how many wait."""
+    jobs = desk.jobs.state()
+    waiting = f"{len(jobs.waiting)} waiting" if jobs.waiting else ""
+    if jobs.current is None:
+        return waiting or "idle"
+    view = desk.view(desk.run(jobs.current))
+    if view.state == "paused":
+        doing = f"paused at {100 * part_done(view):.0f} %"
+    elif view.phase == "train":
+        left = f" · {words.duration(view.seconds_left)} left" if view.seconds_left is not None else ""
+        doing = f"training {100 * part_done(view):.0f} %{left}"
+    else:
+        doing = {"load": "loading", "cache": "preparing", "sample": "drawing", "export": "exporting"}.get(view.phase, "starting")
+    return " · ".join(filter(None, (doing, waiting)))

@@ -1,0 +1,191 @@
+"""The whole page: header, tabs and plan, and how a change in one shows in the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from ..section import UserError, override
+from .dataset import Dataset
+from .desk import Desk
+from .form import Form
+from .gallery import Gallery
+from .header import Header, run_words
+from .listen import Given
+from .method import Method
+from .panel import Panel
+from .runs import Runs
+from .share import ShareBox, Sharing
+from .train import Train
+from .vram import Vram
+
+TICK_SECONDS = 0.5
+TITLE = "sdtrainer"
+
+
+class Page:
+    """Builds the layout, then wires it."""
+
+    def __init__(self, desk: Desk, sharing: Sharing) -> None:
+        self.desk, self.form = desk, Form()
+        self.header = Header(desk, ShareBox(desk, sharing))
+        self.dataset, self.method = Dataset(desk, self.form), Method(desk, self.form)
+        self.vram, self.train = Vram(desk), Train(desk)
+        self.gallery, self.runs = Gallery(desk), Runs(desk)
+        self.panel = Panel()
+
+    def build(self) -> gr.Blocks:
+        with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
+            self.header.build()
+            with gr.Row(elem_id="main", equal_height=False):
+                with gr.Column(scale=3, min_width=300, elem_id="work"), gr.Tabs(selected="dataset") as self.tabs:
+                    self.edit_tabs = [
+                        self._tab("Dataset", self.dataset), self._tab("Method", self.method), self._tab("VRAM", self.vram)
+                    ]  # fmt: skip
+                    self.train_tab = self._tab("Train", self.train)
+                    self._tab("Gallery", self.gallery)
+                    self._tab("Runs", self.runs)
+                self.panel.build()
+            self.marked = gr.State("")
+            self.seen = gr.State({})
+            self.timer = gr.Timer(TICK_SECONDS)
+            self._wire(blocks)
+        return blocks
+
+    def _tab(self, title: str, content: Any) -> gr.Tab:
+        with gr.Tab(title, id=title.lower(), render_children=True) as tab:
+            content.build()
+        return tab
+
+    def _wire(self, blocks: gr.Blocks) -> None:
+        on = self.desk.on
+        states = {self.marked, self.seen, self.dataset.seen, self.dataset.page, self.vram.card}
+        self._settings = [*self.panel.shows, *self.dataset.shows, *self.method.shows, *self.vram.shows, self.marked,
+                          *self.form.outputs]  # fmt: skip
+        self._follows = [*self.header.shows, *self.train.shows, *self.gallery.shows, *self.runs.shows, self.seen]
+        picks = {self.gallery.run, self.gallery.prompt, self.gallery.before, self.gallery.after, self.runs.chosen,
+                 self.runs.page}  # fmt: skip
+        typed = {*states, *self.form.components}
+
+        def filled(done: Any) -> Any:
+            """Show the project's settings in the form, after something changed them."""
+            return on(done, self._fill, states, self._settings)
+
+        def opened(done: Any) -> Any:
+            return on(done, lambda g: {self.tabs: gr.update(selected="train")}, (), [self.tabs])
+
+        on(self.form.edits(), self._typed, typed, self._settings, trigger_mode="always_last")
+        on(self.panel.train.click, self._start, typed, [*self._settings, self.tabs], trigger_mode="once")
+        filled(on(self.panel.advice.click, self._fix, clicks=True))
+        self.header.share.wire()
+        self.dataset.wire(filled)
+        self.method.wire(filled)
+        self.vram.wire()
+        self.train.wire()
+        self.gallery.wire()
+        self.runs.wire(filled, opened)
+        everything = [*self._settings, *self._follows, self.tabs, *self.edit_tabs, *self._controls]
+        on(blocks.load, self._open, {*states, *picks}, everything, looks_only=True)
+        on(self.timer.tick, self._tick, {*states, *picks}, [*self._settings, *self._follows], looks_only=True,
+           trigger_mode="once")  # fmt: skip
+
+    @property
+    def _controls(self) -> list[Any]:
+        """What a viewer does not see. The server refuses it to them as well."""
+        return [self.panel.column, self.train.controls, self.runs.controls, self.runs.longer, self.header.share.button]
+
+    def _typed(self, given: Given) -> dict[Any, Any]:
+        """A person changed a setting: keep it, and show what follows from it."""
+        values = self.form.read(given.values)
+        self.desk.project.change(values, given.session)
+        return self.form.show_kind(values["method"]["kind"]) | self._show(given)
+
+    def _fill(self, given: Given) -> dict[Any, Any]:
+        return self.form.fill(self.desk.project.values) | self._show(given)
+
+    def _show(self, given: Given) -> dict[Any, Any]:
+        """Show what follows from the project's settings."""
+        outlook = self.desk.look()
+        ledger = self.desk.ledger(outlook.plan) if outlook.plan else None
+        kind = outlook.values.get("method", {}).get("kind", "")
+        marks = self.form.mark(outlook.error, kind, given[self.marked])
+        peak = ledger.held(ledger.peak_phase) if ledger else None
+        file_bytes = ledger.exported_bytes if ledger else None
+        is_busy = self.desk.jobs.state().current is not None
+        return (
+            self.panel.show(outlook, peak, file_bytes, is_busy)
+            | self.dataset.show(outlook, given)
+            | self.method.show(outlook)
+            | self.vram.show(outlook, given)
+            | marks
+            | {self.marked: outlook.error.path if outlook.error else ""}
+        )
+
+    def _start(self, given: Given) -> dict[Any, Any]:
+        values = self.form.read(given.values)
+        self.desk.project.change(values, given.session)
+        try:
+            run = self.desk.start(values)
+        except UserError:
+            return self._show(given)
+        if self.desk.jobs.state().waiting:
+            gr.Info(f"{run.name} is in the queue.", duration=4)
+        return {self.tabs: gr.update(selected="train")}
+
+    def _fix(self, given: Given) -> None:
+        outlook = self.desk.look()
+        number = int(given.clicked.get("number", -1))
+        if outlook.plan is None or not 0 <= number < len(outlook.plan.advice):
+            raise UserError("This advice is out of date.", "Look at the plan again.")
+        project = self.desk.project
+        project.change(override(project.values, dict(outlook.plan.advice[number].fix)), given.session)
+
+    def _open(self, given: Given) -> dict[Any, Any]:
+        """A page was opened or reloaded: show everything."""
+        shown = self._follow(given, {})
+        if given.role == "viewer":
+            hidden = {part: gr.update(visible=False) for part in (*self.edit_tabs, *self._controls)}
+            return shown | hidden | {self.tabs: gr.update(selected="train")}
+        tab = "train" if self.desk.jobs.state().current else "dataset"
+        return self._fill(given) | shown | {self.tabs: gr.update(selected=tab)}
+
+    def _tick(self, given: Given) -> dict[Any, Any] | None:
+        return self._follow(given, given[self.seen] or {})
+
+    def _follow(self, given: Given, seen: dict[str, Any]) -> dict[Any, Any]:
+        """Send what changed since this page last heard, and nothing else."""
+        run = self.desk.newest()
+        view = self.desk.view(run) if run else None
+        status = self.desk.status(run) if run else ""
+        jobs = self.desk.jobs.state()
+        shown_in_gallery = given[self.gallery.run] or (run.name if run else None)
+        in_gallery = next((r for r in self.desk.runs() if r.name == shown_in_gallery), run)
+        gallery_view = self.desk.view(in_gallery) if in_gallery else None
+        names = [r.name for r in self.desk.runs()]
+        parts: dict[str, tuple[Any, Callable[[], dict[Any, Any]]]] = {
+            "header": ((self.desk.glance(), run_words(self.desk), self.desk.access.needs_login), self.header.show),
+            "train": ((run and run.name, view and view.version, status), lambda: self.train.show(run)),
+            "gallery": (
+                (in_gallery and in_gallery.name, gallery_view and len(gallery_view.samples), names),
+                lambda: self.gallery.follow(given, in_gallery) if in_gallery else self.gallery.show(None),
+            ),
+            "runs": (
+                (names, jobs, status, view and len(view.samples), view and (view.step * 20 // max(1, view.total))),
+                lambda: self.runs.show(given[self.runs.chosen], given[self.runs.page]),
+            ),
+        }
+        if given.role == "owner":
+            project = self.desk.project
+            by_other = project.version if project.author != given.session else 0
+            parts["settings"] = (
+                (self.desk.is_warm, jobs.current is None, by_other),
+                lambda: self._fill(given) if by_other and seen.get("settings") else self._show(given),
+            )
+        stamps = {name: repr(stamp) for name, (stamp, _) in parts.items()}
+        updates: dict[Any, Any] = {}
+        for name, (_, show) in parts.items():
+            if seen.get(name) != stamps[name]:
+                updates |= show()
+        return updates | {self.seen: stamps} if updates else {}

@@ -1,0 +1,78 @@
+"""The plan at the side: what will happen, in one sentence, what to mind, and the Train button."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from ..plan import output_names
+from . import words
+from .outlook import Outlook
+from .words import tag
+
+CLICKS = """element.addEventListener('click', event => {
+  const button = event.target.closest('[data-act]');
+  if (button) trigger('click', {...button.dataset});
+});"""
+"""Lets an HTML component report which of its buttons was clicked."""
+
+
+class Panel:
+    """Always visible."""
+
+    def build(self) -> None:
+        with gr.Column(scale=1, min_width=300, elem_id="plan") as self.column:
+            self.plan = gr.HTML(elem_id="plan-text")
+            self.advice = gr.HTML(js_on_load=CLICKS, elem_id="plan-advice")
+            self.train = gr.Button("Train", variant="primary", elem_id="train")
+            self.why_not = gr.HTML(elem_id="why-not")
+
+    @property
+    def shows(self) -> list[Any]:
+        return [self.plan, self.advice, self.train, self.why_not]
+
+    def show(self, outlook: Outlook, peak_bytes: int | None, file_bytes: int | None, is_busy: bool) -> dict[Any, Any]:
+        """Show the plan; `is_busy`: a run is going on, so this one would wait."""
+        label = "Add to the queue" if is_busy else "Train"
+        error = outlook.error
+        return {
+            self.plan: _plan(outlook, peak_bytes, file_bytes),
+            self.advice: _advice(outlook),
+            self.train: gr.update(value=label, interactive=error is None),
+            self.why_not: tag("p", f"{words.safe(error.what)} {words.safe(error.hint)}", "bad") if error else "",
+        }
+
+
+def _plan(outlook: Outlook, peak_bytes: int | None, file_bytes: int | None) -> str:
+    plan = outlook.plan
+    if plan is None:
+        return tag("h2", "Plan") + tag("p", "No plan yet.", "quiet")
+    showings = plan.images_per_epoch / max(1, plan.num_images)
+    rows = [
+        ("Images", f"{words.count(plan.num_images, 'image')}" + (f" x {showings:g} repeats" if showings != 1 else "")),
+        ("Length", f"{words.count(plan.total_steps, 'step')}, {plan.epochs:.3g} epochs"),
+        ("Size", ", ".join(f"{r}" for r in plan.resolutions) + f" px, {plan.batch_size} per step"),
+        ("Model", plan.facts.title),
+        ("Computes in", f"{plan.precision} on {_place(plan.device)}"),
+    ]
+    if peak_bytes is not None:
+        rows.append(("Memory", f"{words.size(peak_bytes)} and activations"))
+    size = f", {words.size(file_bytes)}" if file_bytes else ""
+    rows.append(("Makes", ", ".join(output_names(plan)) + size))
+    body = "".join(tag("dt", words.safe(k)) + tag("dd", words.safe(v)) for k, v in rows)
+    return tag("h2", "Plan") + tag("dl", body)
+
+
+def _place(device: str) -> str:
+    return {"cuda": "the graphics card", "mps": "the Apple GPU", "cpu": "the processor"}[device]
+
+
+def _advice(outlook: Outlook) -> str:
+    if outlook.plan is None or not outlook.plan.advice:
+        return ""
+    rows = []
+    for number, advice in enumerate(outlook.plan.advice):
+        fix = tag("button", "Fix", "small", type="button", data_act="fix", data_number=number) if advice.fix else ""
+        rows.append(tag("span", words.safe(advice.text)) + fix)
+    return tag("ul", words.items(rows), "advice")

@@ -1,0 +1,91 @@
+"""What the person is working on: the settings as typed, kept in workspace/draft.toml so that no reload loses them.
+
+Owns the draft and its preset. The values are raw: they may not yet make a valid Config.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import tomlkit
+
+from .. import config as configs
+from .. import files, presets
+from ..config import Config
+from ..presets import Preset
+from ..section import UserError, override
+from ..workspace import Workspace
+
+STARTER_PRESET = "starter"
+OWN = ("run.name", "run.note", "base.path", "data.folder", "data.trigger", "data.validation_folder", "sample.prompts",
+       "export.title", "export.author")  # fmt: skip
+"""Settings that belong to one's own pictures: presets leave them alone, and they do not count as changes."""
+
+
+@dataclass
+class Project:
+    """`version` grows with every change, `author` is the page that made the last one."""
+
+    workspace: Workspace
+    values: dict[str, Any] = field(default_factory=dict)
+    preset: str = STARTER_PRESET
+    version: int = 0
+    author: str = ""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        if not self._file.exists():
+            self.values = from_preset({}, presets.preset(STARTER_PRESET))
+            return
+        try:
+            values = configs.parse(configs.read_text(self._file), str(self._file))
+        except UserError:
+            self._file.rename(self._file.with_name("draft-unreadable.toml"))
+            self.values = from_preset({}, presets.preset(STARTER_PRESET))
+            return
+        self.preset = values.pop("preset", STARTER_PRESET)
+        self.values = configs.migrate(values)
+
+    @property
+    def _file(self) -> Any:
+        return self.workspace.root / "draft.toml"
+
+    def change(self, values: Mapping[str, Any], author: str, preset: str | None = None) -> None:
+        """Take new values and write them down, if they are new."""
+        with self._lock:
+            preset = self.preset if preset is None else preset
+            if values == self.values and preset == self.preset:
+                return
+            self.values, self.preset, self.author = dict(values), preset, author
+            self.version += 1
+            self.workspace.root.mkdir(parents=True, exist_ok=True)
+            files.write_text(self._file, tomlkit.dumps({"preset": preset} | _without_none(self.values)))
+
+    def chosen(self) -> Preset | None:
+        return next((p for p in presets.presets() if p.name == self.preset), None)
+
+    def changes(self, config: Config) -> dict[str, tuple[Any, Any]]:
+        """Return {path: (preset's value, own value)} of what was changed since the preset was picked."""
+        preset = self.chosen()
+        if preset is None:
+            return {}
+        plain = configs.build(presets.apply({}, preset))
+        return {p: pair for p, pair in configs.changed(config, plain).items() if p not in OWN and "." in p}
+
+
+def from_preset(values: Mapping[str, Any], preset: Preset) -> dict[str, Any]:
+    """Return the values that a preset gives to a project: its own, plus what is the person's own."""
+    own = {path: v for path, v in configs.flatten(values).items() if path in OWN}
+    return presets.apply(override(Config().values(), own), preset)
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    """TOML has no null: an empty number field is simply left out."""
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value is not None
+    }

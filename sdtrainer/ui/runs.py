@@ -1,0 +1,163 @@
+"""The Runs tab: every run there was, the queue, and what can be done with a finished one."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import Any
+
+import gradio as gr
+
+from ..workspace import RunFolder
+from . import words
+from .desk import Desk
+from .gallery import FILES
+from .listen import Given
+from .panel import CLICKS
+from .thumbnails import GRID, thumbnail
+from .train import LIVE, STATE_LIGHTS, STATE_WORDS
+from .view import RunView
+from .words import tag
+
+PER_PAGE = 12
+RESUMABLE = ("interrupted", "failed", "stopped", "finished")
+
+
+class Runs:
+    """History and queue."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+
+    def build(self) -> None:
+        self.cards = gr.HTML(_empty(), js_on_load=CLICKS, elem_id="run-cards")
+        with gr.Row(elem_classes="pager"):
+            self.back = gr.Button("Newer", size="sm", min_width=90, visible=False)
+            self.forth = gr.Button("Older", size="sm", min_width=90, visible=False)
+        with gr.Column(visible=False, elem_id="run-details") as self.details:
+            self.title = gr.HTML()
+            self.files = gr.HTML()
+            with gr.Row(elem_classes="controls") as self.controls:
+                self.reuse = gr.Button("Use its settings", min_width=130)
+                self.resume = gr.Button("Resume", min_width=100, elem_id="resume")
+                self.cancel = gr.Button("Take out of the queue", min_width=150, visible=False)
+                self.delete = gr.Button("Move to trash", min_width=120, variant="stop")
+            with gr.Row(elem_classes="controls") as self.longer:
+                self.more = gr.Number(500, precision=0, label="More steps", min_width=110, scale=0, elem_id="more-steps")
+                self.go_on = gr.Button("Train it longer", min_width=140, scale=0, elem_classes="beside-field")
+        self.chosen, self.page = gr.State(""), gr.State(0)
+
+    @property
+    def shows(self) -> list[Any]:
+        return [self.cards, self.back, self.forth, self.details, self.title, self.files, self.reuse, self.resume,
+                self.cancel, self.delete, self.longer, self.chosen, self.page]  # fmt: skip
+
+    def wire(self, filled: Any, opened: Any) -> None:
+        """`filled` shows changed settings, `opened` goes to the Train tab, both after the action."""
+        on, uses = self.desk.on, {self.chosen, self.page, self.more}
+        on(self.cards.click, self._choose, uses, self.shows, looks_only=True, clicks=True)
+        on(self.back.click, lambda g: self.show(g[self.chosen], g[self.page] - 1), uses, self.shows, looks_only=True)
+        on(self.forth.click, lambda g: self.show(g[self.chosen], g[self.page] + 1), uses, self.shows, looks_only=True)
+        filled(on(self.reuse.click, self._reuse, uses))
+        opened(on(self.resume.click, lambda g: self._resume(g, 0), uses, self.shows))
+        opened(on(self.go_on.click, lambda g: self._resume(g, int(g[self.more] or 0)), uses, self.shows))
+        on(self.cancel.click, self._cancel, uses, self.shows)
+        on(self.delete.click, self._delete, uses, self.shows)
+
+    def show(self, chosen: str, page: int) -> dict[Any, Any]:
+        runs = self.desk.runs()
+        pages = max(1, -(-len(runs) // PER_PAGE))
+        page = min(max(0, page), pages - 1)
+        shown = runs[page * PER_PAGE : (page + 1) * PER_PAGE]
+        update = {
+            self.cards: "".join(self._card(run, run.name == chosen) for run in shown) or _empty(),
+            self.back: gr.update(visible=pages > 1, interactive=page > 0),
+            self.forth: gr.update(visible=pages > 1, interactive=page < pages - 1),
+            self.page: page,
+        }
+        update[self.cards] = tag("div", update[self.cards], "run-cards")
+        run = next((r for r in runs if r.name == chosen), None)
+        return update | ({self.details: gr.update(visible=False), self.chosen: ""} if run is None else self._details(run))
+
+    def _details(self, run: RunFolder) -> dict[Any, Any]:
+        status = self.desk.status(run)
+        is_over = status in RESUMABLE
+        return {
+            self.details: gr.update(visible=True),
+            self.chosen: run.name,
+            self.title: tag("h3", words.safe(run.name)) + tag("p", _where(run), "quiet"),
+            self.files: _files(run),
+            self.resume: gr.update(visible=status in ("interrupted", "failed", "stopped")),
+            self.cancel: gr.update(visible=status == "waiting"),
+            self.delete: gr.update(visible=is_over),
+            self.longer: gr.update(visible=is_over),
+        }
+
+    def _card(self, run: RunFolder, is_chosen: bool) -> str:
+        view, status = self.desk.view(run), self.desk.status(run)
+        config = run.config()
+        picture = self._picture(run, view)
+        state = tag("span", STATE_WORDS[status], f"light {STATE_LIGHTS.get(status, 'idle')}")
+        steps = f"{view.step:,} of {view.total:,} steps" if view.total else ""
+        at = view.started_at or run.config_file.stat().st_mtime
+        text = " · ".join(filter(None, (config.method.kind.upper() if config.method.kind == "lora" else config.method.kind,
+                                        config.run.goal, steps, words.when(at))))  # fmt: skip
+        inner = picture + tag("span", tag("b", words.safe(run.name)) + state + tag("span", words.safe(text), "quiet"), "words")
+        return tag("button", inner, "run-card chosen" if is_chosen else "run-card", type="button", data_act="choose",
+                   data_run=run.name, aria_pressed=str(is_chosen).lower())  # fmt: skip
+
+    def _picture(self, run: RunFolder, view: RunView) -> str:
+        newest = [s for s in view.newest_samples() if (run.path / s.path).exists()]
+        if not newest:
+            return tag("span", "", "no-picture")
+        file = thumbnail(self.desk.workspace, run.path / newest[0].path, GRID)
+        return f'<img src="{FILES}{words.safe(file)}" alt="" loading="lazy">'
+
+    def _choose(self, given: Given) -> dict[Any, Any]:
+        return self.show(given.clicked.get("run", ""), given[self.page])
+
+    def _reuse(self, given: Given) -> None:
+        config = self.desk.config_of(self.desk.run(given[self.chosen]))
+        self.desk.project.change(config.values(), given.session)
+        gr.Info(f"The settings of {given[self.chosen]} are in the form now.", duration=5)
+
+    def _resume(self, given: Given, more_steps: int) -> dict[Any, Any]:
+        run = self.desk.run(given[self.chosen])
+        self.desk.config_of(run)
+        self.desk.jobs.resume(run, more_steps)
+        return self.show(run.name, given[self.page])
+
+    def _cancel(self, given: Given) -> dict[Any, Any]:
+        self.desk.jobs.cancel(given[self.chosen])
+        return self.show(given[self.chosen], given[self.page])
+
+    def _delete(self, given: Given) -> dict[Any, Any]:
+        run = self.desk.run(given[self.chosen])
+        if self.desk.status(run) in (*LIVE, "waiting"):
+            return {}
+        trash = self.desk.workspace.trash
+        trash.mkdir(parents=True, exist_ok=True)
+        target = trash / f"{run.name} {time.strftime('%Y-%m-%d %H.%M.%S')}"
+        shutil.move(run.path, target)
+        gr.Info(f"Moved to {target}.", duration=8)
+        return self.show("", given[self.page])
+
+
+def _where(run: RunFolder) -> str:
+    return f"Folder: {words.safe(run.path)}"
+
+
+def _files(run: RunFolder) -> str:
+    """Link what other programs load."""
+    found = sorted(run.output.glob("*.safetensors")) if run.output.is_dir() else []
+    rows = [
+        tag("a", words.safe(f.name), href=f"download/{run.name}/{f.name}", download=f.name)
+        + tag("span", f" {words.size(f.stat().st_size)}", "quiet")
+        for f in found
+    ]
+    use = "Put it into models/Lora of A1111 or Forge, or models/loras of ComfyUI."
+    return tag("ul", words.items(rows), "files") + tag("p", use, "quiet") if rows else tag("p", "No file yet.", "quiet")
+
+
+def _empty() -> str:
+    return tag("p", "No runs yet. Press Train to make the first.", "quiet")

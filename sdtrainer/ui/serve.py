@@ -1,0 +1,131 @@
+"""Serve the page: the desk, the gate, the sharing and the server together, and how they end."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from ..section import UserError
+from ..workspace import Workspace
+from . import keys
+from .access import Access, Gate, is_loopback
+from .desk import Desk
+from .page import TITLE, Page
+from .share import OpenTunnel, Sharing, open_gradio_tunnel
+from .theme import ICON, STYLE, theme
+from .thumbnails import folder as thumbnails_folder
+
+FIRST_PORT, NUM_PORTS = 7860, 100
+MAX_UPLOAD = "2gb"
+
+
+@dataclass
+class Served:
+    """A running app."""
+
+    desk: Desk
+    access: Access
+    sharing: Sharing
+    blocks: gr.Blocks
+    url: str
+
+    def close(self) -> None:
+        self.sharing.stop()
+        self.blocks.close(verbose=False)
+        self.desk.close()
+
+
+def serve(workspace: Workspace, host: str, port: int | None, open_tunnel: OpenTunnel = open_gradio_tunnel) -> Served:
+    """Build the page and serve it; returns once it can be opened. `port` None takes the first free one.
+
+    Raises:
+        UserError: the port is taken.
+    """
+    thumbnails_folder(workspace).mkdir(parents=True, exist_ok=True)
+    access = Access(workspace, is_public=not is_loopback(host))
+    desk = Desk(workspace, access)
+    sharing = Sharing(access, open_tunnel)
+    blocks = Page(desk, sharing).build()
+    blocks.queue(default_concurrency_limit=8)
+    sharing.port = _free_port(host, port)
+    _, url, _ = blocks.launch(
+        server_name=host,
+        server_port=sharing.port,
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=False,
+        share=False,
+        theme=theme(),
+        css_paths=[STYLE],
+        head=keys.HEAD,
+        favicon_path=ICON,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        allowed_paths=[str(thumbnails_folder(workspace))],
+        max_file_size=MAX_UPLOAD,
+        auth_dependency=_user,
+        app_kwargs={
+            "middleware": [Middleware(Gate, access=access)],
+            "routes": [Route("/download/{run}/{file}", _download(desk))],
+            "title": TITLE,
+        },
+    )
+    return Served(desk, access, sharing, blocks, url)
+
+
+def _user(request: Request) -> str | None:
+    """Tell gradio who asks: the gate has found out."""
+    return request.scope["sdtrainer_role"]
+
+
+def _download(desk: Desk):
+    def download(request: Request) -> Response:
+        """Hand out a file of a run's output folder, by name: no other path can be asked for."""
+        try:
+            run = desk.run(request.path_params["run"])
+        except UserError:
+            return PlainTextResponse("Not found", 404)
+        wanted = request.path_params["file"]
+        file = next((f for f in run.output.iterdir() if f.name == wanted and f.is_file()), None)
+        return FileResponse(file, filename=file.name) if file else PlainTextResponse("Not found", 404)
+
+    return download
+
+
+def _free_port(host: str, port: int | None) -> int:
+    for candidate in [port] if port else range(FIRST_PORT, FIRST_PORT + NUM_PORTS):
+        if _is_free(host, candidate):
+            return candidate
+    if port:
+        raise UserError(f"Port {port} is in use.", "Give another with --port, or leave it out.")
+    raise UserError(f"No port from {FIRST_PORT} to {FIRST_PORT + NUM_PORTS - 1} is free.", "Give one with --port.")
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        if os.name != "nt":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), port))
+        except OSError:
+            return False
+    return True
+
+
+def set_environment(workspace: Workspace) -> None:
+    """Keep gradio quiet and inside the workspace. Call before gradio is imported."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_TEMP_DIR"] = str(workspace.cache / "gradio")
+    Path(os.environ["GRADIO_TEMP_DIR"]).mkdir(parents=True, exist_ok=True)

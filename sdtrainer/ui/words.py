@@ -1,0 +1,65 @@
+"""Numbers and lists as a person says them. Pure text; knows nothing of training."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Iterable
+from typing import Any
+
+GIB = 2**30
+
+
+def duration(seconds: float) -> str:
+    """Return "40 s", "3 min", "1 h 20 min"."""
+    if seconds < 60:
+        return f"{max(0, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60} h"
+
+
+def size(num_bytes: float) -> str:
+    """Return "640 KB", "37 MB", "7.1 GB" (binary units, as cards are sold)."""
+    for unit, divisor in (("GB", GIB), ("MB", 2**20), ("KB", 2**10)):
+        if num_bytes >= divisor:
+            value = num_bytes / divisor
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:,.0f} {unit}"
+    return f"{num_bytes:.0f} bytes"
+
+
+def count(number: int, word: str, plural: str = "") -> str:
+    """Return "1 image", "1,500 steps"."""
+    return f"{number:,} {word if number == 1 else plural or word + 's'}"
+
+
+def when(at: float) -> str:
+    """Return a time of day, with the date unless it is today's."""
+    then, today = time.localtime(at), time.localtime()
+    pattern = "%H:%M" if then[:3] == today[:3] else "%d %b %Y, %H:%M"
+    return time.strftime(pattern, then)
+
+
+def value(thing: Any) -> str:
+    """Return a setting's value for reading."""
+    if isinstance(thing, bool):
+        return "on" if thing else "off"
+    if isinstance(thing, list | tuple):
+        return ", ".join(value(x) for x in thing) or "none"
+    return "empty" if thing is None or thing == "" else str(thing)
+
+
+def safe(text: Any) -> str:
+    """Return text for HTML."""
+    return html.escape(str(text))
+
+
+def tag(name: str, inner: str, class_: str = "", **attributes: Any) -> str:
+    """Return an HTML element. `inner` is HTML; attributes are escaped, data_x becomes data-x."""
+    words = "".join(f' {k.rstrip("_").replace("_", "-")}="{safe(v)}"' for k, v in attributes.items() if v is not None)
+    return f'<{name}{f" class={chr(34)}{class_}{chr(34)}" if class_ else ""}{words}>{inner}</{name}>'
+
+
+def items(rows: Iterable[str]) -> str:
+    return "".join(f"<li>{row}</li>" for row in rows)

@@ -1,0 +1,42 @@
+"""worker: the page's child process. Does the heavy imports, waits for one run, trains it, ends.
+
+The first line of standard input says which run; later lines are words for it. When the input closes, the page is gone:
+the run saves a checkpoint and ends.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..control import WORDS, Control
+from ..section import UserError
+from ..workspace import RunFolder, Workspace
+
+
+def main(argv: Sequence[str]) -> int:
+    from .. import train as training
+
+    first = sys.stdin.readline()
+    if not first:
+        return 0
+    task = json.loads(first)
+    folder, control = RunFolder(Path(task["run"])), Control()
+    threading.Thread(target=_listen, args=(control,), daemon=True).start()
+    happenings = training.train(folder, Workspace(Path(task["workspace"])), control, task["more_steps"])
+    try:
+        for _ in training.record(folder, happenings):
+            pass
+    except UserError:
+        return 2
+    return 0
+
+
+def _listen(control: Control) -> None:
+    for line in sys.stdin:
+        if line.strip() in WORDS:
+            control.put(line.strip())
+    control.put("suspend")

@@ -1,0 +1,100 @@
+"""Fixtures shared by all tests: a tiny base model and pictures, made once, and a way to train a run in this process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import tiny
+
+from sdtrainer import config as configs
+from sdtrainer import workspace as workspaces
+from sdtrainer.control import Control
+from sdtrainer.events import Event
+from sdtrainer.workspace import RunFolder, Workspace
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_base(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_images(tmp_path_factory.mktemp("pictures") / "images", 5)
+
+
+@pytest.fixture(scope="session")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_images(tmp_path_factory.mktemp("held") / "images", 2)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "workspace")
+
+
+@dataclass
+class Trainer:
+    """Trains runs on the tiny base model, in this process, for a few steps."""
+
+    workspace: Workspace
+    values: dict[str, Any]
+
+    def config(self, **changes: Any) -> configs.Config:
+        """Settings by dotted name with `__` for the dot: train__steps=10."""
+        dotted = {path.replace("__", "."): value for path, value in changes.items()}
+        return configs.build(configs.override(self.values, dotted))
+
+    def new(self, **changes: Any) -> RunFolder:
+        return workspaces.create_run(self.workspace.runs, self.config(**changes))
+
+    def run(
+        self,
+        folder: RunFolder,
+        more_steps: int = 0,
+        on_event: Callable[[Event, Control], None] = lambda event, control: None,
+    ) -> list[Event]:
+        """Train to the end, or until `on_event` raises Killed, as a crash would."""
+        from sdtrainer import train
+
+        control, happened = Control(), []
+        stream = train.record(folder, train.train(folder, self.workspace, control, more_steps))
+        try:
+            for event in stream:
+                happened.append(event)
+                on_event(event, control)
+        except Killed:
+            stream.close()
+        return happened
+
+
+class Killed(Exception):
+    """Raised by a test to leave a run where it stands."""
+
+
+@pytest.fixture
+def trainer(workspace: Workspace, base: Path, images: Path, held_out: Path) -> Iterator[Trainer]:
+    yield Trainer(
+        workspace,
+        {
+            "run": {"name": "test"},
+            "base": {"path": str(base)},
+            "data": {"folder": str(images), "validation_folder": str(held_out)},
+            "method": {"kind": "lora", "rank": 2, "alpha": 4.0, "dropout": 0.1},
+            "train": {"steps": "12", "batch_size": 2, "resolution": 64, "validate_every": "6"},
+            "optim": {"lr": 1e-3, "warmup": "2", "schedule": "cosine"},
+            "sample": {"prompts": ["a zib disc"], "steps": 2, "every": "6"},
+            "checkpoint": {"every": "4"},
+            "export": {"precision": "fp32"},
+        },
+    )
