@@ -21,7 +21,7 @@ from sdtrainer.section import UserError
 
 
 def encode(pixels):
-    """A VAE's stand-in with its shapes: 8 pixels to a side of a latent, means and deviations that depend on them."""
+    """Stand in for a VAE: 8 pixels to a side of a latent, means and deviations that depend on them."""
     mean = torch.nn.functional.avg_pool2d(pixels, 8)
     return Latents(mean, mean.abs() + 0.1)
 
@@ -156,7 +156,7 @@ def test_weights_reach_the_batch(folder):
 def test_cache_is_filled_once_and_only_anew_where_something_changed(folder, cache):
     items = items_of(folder, (64,))
     steps = list(fill_latents(items, latents_of(cache), encode))
-    assert [(step.done, step.total) for step in steps] == [(i, 4) for i in range(5)]
+    assert [(step.done, step.total) for step in steps] == [(0, 0)] * 4 + [(done, 4) for done in range(5)]
     assert run(fill_latents(items, latents_of(Cache(cache.folder)), encode)).total == 0
     assert run(fill_latents(items_of(folder, (64,), trigger="x"), latents_of(cache), encode)).total == 0
     assert run(fill_latents(items_of(folder, (64,), flip=True), latents_of(cache), encode)).total == 4

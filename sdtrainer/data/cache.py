@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ class Cache:
         self.folder = folder
         self._facts_file = folder / "facts.jsonl"
         self._facts: dict[str, tuple[list[int], dict[str, str]]] = {}
+        self._writing = threading.Lock()
         self._read_facts()
 
     def key(self, *facts: object) -> str:
@@ -82,8 +84,9 @@ class Cache:
             facts = {}
         if name not in facts:
             facts = facts | {name: find_out(path)}
-            self._facts[str(path)] = (stamp, facts)
-            self._append(str(path), stamp, facts)
+            with self._writing:
+                self._facts[str(path)] = (stamp, facts)
+                self._append(str(path), stamp, facts)
         return facts[name]
 
     def _file(self, key: str) -> Path:

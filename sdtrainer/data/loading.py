@@ -100,7 +100,10 @@ class Loader:
 
 @dataclass(frozen=True)
 class Filling:
-    """How far a cache is. `problems` are the images left out so far, `broken` their files."""
+    """How far the filling is; `total` is 0 while it is not known yet.
+
+    `problems` are the images left out so far, `broken` their files.
+    """
 
     done: int
     total: int
@@ -113,13 +116,14 @@ def without(items: Sequence[Item], filling: Filling) -> tuple[Item, ...]:
     return tuple(item for item in items if item.sample.file not in filling.broken)
 
 
-def check_images(items: Sequence[Item], cache: Cache) -> Iterator[Filling]:
+def check_images(items: Sequence[Item], cache: Cache, threads: int = 2) -> Iterator[Filling]:
     """Decode every image once, so that no broken one stops the run; the cache remembers each verdict."""
     samples = list({item.sample.file: item.sample for item in items}.values())
     problems: dict[Path, Problem] = {}
     yield Filling(0, len(samples))
-    for done, sample in enumerate(samples, 1):
-        if problem := _verdict(sample, cache):
+    verdicts = ahead(lambda sample: _verdict(sample, cache), samples, threads)
+    for done, (sample, problem) in enumerate(verdicts, 1):
+        if problem:
             problems[sample.file] = problem
         yield Filling(done, len(samples), tuple(problems.values()), frozenset(problems))
 
@@ -147,6 +151,7 @@ def fill_latents(
         for key, flip in keys.items():
             if key in missing or not store.cache.has(key):
                 missing[key].append((item, flip))
+        yield Filling(0, 0)  # the first time every image is read for its hash, which takes a while
     done, total = 0, len(missing)
     yield Filling(done, total, tuple(problems.values()), frozenset(problems))
     batches = _by_bucket(missing, batch_size)
