@@ -57,7 +57,7 @@ def train_unet(work: Path, tokenizer: CLIPTokenizer, minutes: float, seed: int =
     """Train until the time is up, continuing a checkpoint if there is one; return the steps made in all."""
     torch.manual_seed(seed)
     denoiser = new_denoiser(tokenizer)
-    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99), fused=True)
     checkpoint = work / "unet-training.pt"
     steps, spent = _resume(checkpoint, denoiser, optimizer)
     rng = random.Random(f"unet {seed} {steps}")
