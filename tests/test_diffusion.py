@@ -212,6 +212,26 @@ def test_flow_densities_have_the_papers_shape():
         assert density == pytest.approx(1 / (1 - scale * (math.pi / 2 - 1)), rel=0.15)
 
 
+def test_nothing_reads_a_tensor_back():
+    """Meta tensors have no values: whatever would wait for the GPU fails on them."""
+    schedule = d.Schedule(torch.empty(1000, device="meta"))
+    latents, t = torch.empty(2, 4, 8, 8, device="meta"), torch.empty(2, dtype=torch.long, device="meta")
+    noisy = d.add_noise(latents, latents, schedule, t)
+    for kind in TYPES:
+        target = d.target(kind, latents, latents, schedule, t)
+        d.to_x0(kind, target, noisy, schedule, t)
+        d.to_epsilon(kind, target, noisy, schedule, t)
+        loss = d.loss_weight(kind, d.snr(schedule, t), 5.0) * d.error(
+            noisy, target, d.NoiseSection(loss="huber")
+        )
+        assert loss.shape == (2,)
+    s = d.shift(t.float(), 3.0)
+    assert (
+        d.flow_x0(d.flow_target(latents, latents), d.flow_noise(latents, latents, s), s).shape
+        == latents.shape
+    )
+
+
 def test_ill_posed_settings_are_refused_with_the_remedy():
     zero = d.NoiseSection(zero_terminal_snr=True)
     for kind in ("epsilon", "flow"):

@@ -102,7 +102,7 @@ def from_kohya(
     left = []
     for name, tensors in by_module.items():
         known = {kind: tensors.pop(kind) for kind in _KINDS if kind in tensors}
-        left += [f"{name}.{kind}" for kind in tensors]
+        left += [f"{name}.{kind}".rstrip(".") for kind in tensors]
         if name not in where or _DOWN not in known or _UP not in known:
             left += [f"{name}.{kind}" for kind in known]
             continue

@@ -2,8 +2,7 @@
 
 Three vocabularies: `ss_*` (sd-scripts' own, shown by A1111 and others), `modelspec.*` (Stability's ModelSpec
 1.0.1) and `sdtrainer_config`, the whole configuration, so that a file alone can start its run again. Every
-value is text. Of the user's disk nothing gets in but the base model's own name: `test_formats_metadata` holds us
-to it.
+value is text. Of the user's disk nothing gets in but the base model's name: tests/test_formats_metadata.py.
 """
 
 from __future__ import annotations

@@ -96,7 +96,6 @@ def write(
     from safetensors.torch import save_file
 
     stored = {name: _stored(name, tensor, precision) for name, tensor in tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
 
     def put(part: Path) -> None:
         bare = part.with_name(part.name + ".bare")
@@ -107,6 +106,7 @@ def write(
             bare.unlink(missing_ok=True)
 
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, put)
     except (OSError, SafetensorError) as error:
         raise UserError(
