@@ -31,10 +31,10 @@ GTX_1060 = "580.95.05, 6.1, NVIDIA GeForce GTX 1060"
         ("No devices were found\n", []),
         ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n", []),
         ('Field "compute_cap" is not a valid field to query.\n\n', []),
-        (RTX_3090 + "\n", [((580, 95, 5), (8, 6), "NVIDIA GeForce RTX 3090")]),
-        ("576.88, [N/A], NVIDIA RTX A6000\r\n", [((576, 88), None, "NVIDIA RTX A6000")]),
-        ("470.256.02, GeForce GTX 780\n", [((470, 256, 2), None, "GeForce GTX 780")]),
-        (RTX_3090 + "\n" + GTX_1060, [((580, 95, 5), (8, 6)), ((580, 95, 5), (6, 1))]),
+        (RTX_3090 + "\n", [("580.95.05", (8, 6), "NVIDIA GeForce RTX 3090")]),
+        ("576.88, [N/A], NVIDIA RTX A6000\r\n", [("576.88", None, "NVIDIA RTX A6000")]),
+        ("470.256.02, GeForce GTX 780\n", [("470.256.02", None, "GeForce GTX 780")]),
+        (RTX_3090 + "\n" + GTX_1060, [("580.95.05", (8, 6)), ("580.95.05", (6, 1))]),
     ],
 )
 def test_reads_what_nvidia_smi_prints(smi, gpus):
@@ -50,7 +50,7 @@ def test_reads_what_nvidia_smi_prints(smi, gpus):
         ("Linux", "580.65.06, 7.5, Tesla T4", "cu130", "CUDA 13.0"),
         ("Linux", "580.65.06, 12.1, NVIDIA GB10", "cu130", "CUDA 13.0"),
         ("Linux", "580.65.06, 7.0, Tesla V100", "cu126", "CUDA 12.6"),
-        ("Linux", "575.57.08, 8.9, NVIDIA GeForce RTX 4090", "cu126", "driver 575.57.8"),
+        ("Linux", "575.57.08, 8.9, NVIDIA GeForce RTX 4090", "cu126", "driver 575.57.08"),
         ("Linux", "525.60.13, 9.0, NVIDIA H100", "cu126", "CUDA 12.6"),
         ("Linux", "525.53, 8.6, NVIDIA GeForce RTX 3090", "cpu", "update the NVIDIA driver"),
         ("Linux", "570.86.10, 12.0, NVIDIA GeForce RTX 5090", "cpu", "from 570.86.10 to 580 or newer"),
@@ -202,10 +202,10 @@ def test_both_scripts_look_for_the_pythons_that_the_launcher_takes():
 @pytest.mark.parametrize(
     ("script", "driver"),
     [
-        (f'echo "{RTX_3090}"', (580, 95, 5)),
+        (f'echo "{RTX_3090}"', "580.95.05"),
         (
             'case $1 in *compute_cap*) exit 2;; esac; echo "470.256.02, GeForce GTX 780"',
-            (470, 256, 2),
+            "470.256.02",
         ),
         ("echo No devices were found; exit 6", None),
         ("exit 9", None),
