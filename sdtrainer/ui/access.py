@@ -44,7 +44,9 @@ class Access:
     workspace: Workspace
     is_public: bool = False
     is_shared: bool = False
-    passwords: dict[Role, str] = field(default_factory=lambda: {role: secrets.token_urlsafe(9) for role in ROLES})
+    passwords: dict[Role, str] = field(
+        default_factory=lambda: {role: secrets.token_urlsafe(9) for role in ROLES}
+    )
     _sessions: dict[str, tuple[Role, bool]] = field(default_factory=dict)  # token: role, by password?
 
     @property
@@ -92,7 +94,12 @@ class Access:
         values = flatten(config.values())
         for knob in knobs():
             value = values.get(knob.path)
-            if knob.is_path and value not in SHIPPED and value is not None and not self.workspace.contains(value):
+            if (
+                knob.is_path
+                and value not in SHIPPED
+                and value is not None
+                and not self.workspace.contains(value)
+            ):
                 raise UserError(
                     f"{knob.title}: '{value}' lies outside the workspace, and this page is shared.",
                     f"Choose a folder inside {self.workspace.root}, upload the files, or stop sharing.",
@@ -152,7 +159,9 @@ class Gate:
         token = self.access.log_in(str(form.get("user", "")).strip(), str(form.get("password", "")))
         if token is None:
             await asyncio.sleep(WRONG_PASSWORD_SECONDS)
-            return HTMLResponse(login_page("User or password is wrong. Both are shown where the page was shared."), 403)
+            return HTMLResponse(
+                login_page("User or password is wrong. Both are shown where the page was shared."), 403
+            )
         answer = RedirectResponse("./", 303)
         answer.set_cookie(COOKIE, token, httponly=True, samesite="lax")
         return answer

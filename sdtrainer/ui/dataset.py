@@ -38,7 +38,9 @@ class Dataset:
             self.folder = self.form.place("data.folder", scale=4, placeholder="/home/me/pictures/my-dog")
             self.again = gr.Button("Look again", scale=1, min_width=120, elem_classes="beside-field")
         with gr.Accordion("Upload pictures instead", open=False):
-            self.upload_name = gr.Textbox("my-pictures", label="Name of the new folder", info="Made inside the workspace.")
+            self.upload_name = gr.Textbox(
+                "my-pictures", label="Name of the new folder", info="Made inside the workspace."
+            )
             self.upload = gr.File(file_count="multiple", label="Pictures and caption files", height=140)
         self.found = gr.HTML(elem_id="found")
         self.grid = gr.Gallery(
@@ -64,7 +66,12 @@ class Dataset:
     def _build_editor(self) -> None:
         with gr.Group(visible=False, elem_id="editor") as self.editor, gr.Row():
             self.large = gr.Image(
-                interactive=False, show_label=False, label="Picture", height=360, buttons=["fullscreen"], min_width=240
+                interactive=False,
+                show_label=False,
+                label="Picture",
+                height=360,
+                buttons=["fullscreen"],
+                min_width=240,
             )
             with gr.Column(min_width=240, elem_classes="padded"):
                 self.name = gr.HTML()
@@ -75,14 +82,32 @@ class Dataset:
                 self.trained_as = gr.HTML()
                 with gr.Row():
                     self.prev = gr.Button("Previous", elem_id="caption-prev", size="sm", min_width=80)
-                    self.save = gr.Button("Save", elem_id="caption-save", size="sm", min_width=80, variant="primary")
+                    self.save = gr.Button(
+                        "Save", elem_id="caption-save", size="sm", min_width=80, variant="primary"
+                    )
                     self.next = gr.Button("Next", elem_id="caption-next", size="sm", min_width=80)
                     self.close = gr.Button("Close", elem_id="caption-close", size="sm", min_width=80)
-                gr.HTML(tag("p", "Keys: left and right arrow, Enter to write, Ctrl+Enter to save and go on.", "quiet"))
+                gr.HTML(
+                    tag(
+                        "p",
+                        "Keys: left and right arrow, Enter to write, Ctrl+Enter to save and go on.",
+                        "quiet",
+                    )
+                )
 
     @property
     def shows(self) -> list[Any]:
-        return [self.found, self.grid, self.where, self.back, self.on_, self.problems, self.buckets, self.seen, self.page]
+        return [
+            self.found,
+            self.grid,
+            self.where,
+            self.back,
+            self.on_,
+            self.problems,
+            self.buckets,
+            self.seen,
+            self.page,
+        ]
 
     @property
     def editor_parts(self) -> list[Any]:
@@ -111,9 +136,16 @@ class Dataset:
         refresh(on([self.save.click], self._save, state, self.editor_parts))
         refresh(on([self.next.click], lambda g: self._step(g, 1), state, self.editor_parts))
         refresh(on([self.prev.click], lambda g: self._step(g, -1), state, self.editor_parts))
-        on(self.close.click, lambda g: {self.editor: gr.update(visible=False), self.chosen: ""}, state, self.editor_parts)
+        on(
+            self.close.click,
+            lambda g: {self.editor: gr.update(visible=False), self.chosen: ""},
+            state,
+            self.editor_parts,
+        )
         refresh(on(self.again.click, self._again, (), ()))
-        refresh(on(self.upload.upload, self._upload, {self.upload, self.upload_name}, [self.folder, self.upload]))
+        refresh(
+            on(self.upload.upload, self._upload, {self.upload, self.upload_name}, [self.folder, self.upload])
+        )
         del form
 
     def _census(self) -> Census:
@@ -149,7 +181,9 @@ class Dataset:
     def _edit(self, sample: Sample) -> dict[Any, Any]:
         outlook = self.desk.look()
         section = outlook.config.data if outlook.config else None
-        trained = captions.compose(sample.caption, section, None, sample.class_word) if section else sample.caption
+        trained = (
+            captions.compose(sample.caption, section, None, sample.class_word) if section else sample.caption
+        )
         facts = f"{sample.width} x {sample.height} px"
         return {
             self.editor: gr.update(visible=True),
@@ -191,7 +225,9 @@ class Dataset:
         wanted = (*EXTENSIONS, *CAPTION_FILES)
         taken = [Path(file) for file in given[self.upload] or [] if Path(file).suffix.lower() in wanted]
         if not taken:
-            raise UserError("None of these files is a picture or a caption file.", "Choose PNG, JPEG or WebP files.")
+            raise UserError(
+                "None of these files is a picture or a caption file.", "Choose PNG, JPEG or WebP files."
+            )
         for file in taken:
             shutil.copyfile(file, folder / file.name)
         self.desk.look_again()
@@ -240,7 +276,9 @@ def _problems(problems: tuple[Problem, ...]) -> str:
     if not problems:
         return tag("h3", "Problems") + tag("p", "None.", "quiet")
     rows = [
-        tag("b", words.safe(p.file or "All")) + f" {words.safe(p.sentence)}" + (" Skipped." if p.level == "skipped" else "")
+        tag("b", words.safe(p.file or "All"))
+        + f" {words.safe(p.sentence)}"
+        + (" Skipped." if p.level == "skipped" else "")
         for p in problems[:50]
     ]
     more = tag("p", f"and {len(problems) - 50:,} more", "quiet") if len(problems) > 50 else ""

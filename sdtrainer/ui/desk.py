@@ -133,4 +133,3 @@ class Desk:
         except Exception:
             self.listener.log(traceback.format_exc())
         self.is_warm = True
-

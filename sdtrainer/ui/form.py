@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 import gradio as gr
 from gradio.components import Component
 
-from ..config import Config, knobs
+from ..config import knobs
 from ..methods import METHODS, method_of
 from ..section import Knob, UserError
 
@@ -43,7 +43,7 @@ class Field:
         """Return what the widget holds for a value."""
         kind = shape(self.knob)
         if kind == "lines":
-            return "\n".join(value)
+            return "\n".join(value) if isinstance(value, list) else value
         if kind == "sizes":
             return ", ".join(str(v) for v in value) if isinstance(value, list) else str(value)
         return value
@@ -70,19 +70,16 @@ class Form:
         return self.kind
 
     def place_level(self, sections: Iterable[str], level: Literal["basic", "advanced"]) -> None:
-        """Put the settings of these sections here that have no place yet."""
-        for section in sections:
-            for kind in ("", *METHODS):
-                found = [k for k in self._knobs.values() if k.key[:2] == (section, kind) and k.level == level]
-                found = [k for k in found if k.key not in self.fields]
-                if not found:
-                    continue
-                if not kind:
-                    self._grid(found)
-                    continue
+        """Put the settings of these sections here that have no place yet: each method's in a group of its own."""
+        waiting = [k for k in self._knobs.values() if k.section in sections and k.level == level]
+        waiting = [k for k in waiting if k.key not in self.fields]
+        for kind in METHODS:
+            if found := [k for k in waiting if k.kind == kind]:
                 with gr.Column(visible=kind == METHODS[0], min_width=0, elem_classes="kind") as group:
                     self._grid(found)
                 self._groups[kind].append(group)
+        if found := [k for k in waiting if not k.kind]:
+            self._grid(found)
 
     @property
     def components(self) -> set[Component]:
@@ -110,15 +107,18 @@ class Form:
                 values.setdefault(field.knob.section, {})[field.knob.name] = field.read(given[field.widget])
         return values
 
-    def fill(self, config: Config) -> Updates:
-        """Return the updates that show a config. Fields of other methods keep what they hold."""
-        values = config.values()
-        kind = values["method"].get("kind", METHODS[0])
-        return {self.kind: kind} | self.show_kind(kind) | {
-            f.widget: f.show(values[f.knob.section][f.knob.name])
-            for f in self.fields.values()
-            if f.knob.kind in ("", kind)
-        }
+    def fill(self, values: Mapping[str, Any]) -> Updates:
+        """Return the updates that show nested values, right or not. Fields of other methods keep what they hold."""
+        kind = values.get("method", {}).get("kind", METHODS[0])
+        return (
+            {self.kind: kind}
+            | self.show_kind(kind)
+            | {
+                f.widget: f.show(values.get(f.knob.section, {}).get(f.knob.name, f.knob.default))
+                for f in self.fields.values()
+                if f.knob.kind in ("", kind)
+            }
+        )
 
     def show_kind(self, kind: str) -> Updates:
         return {group: gr.update(visible=k == kind) for k, groups in self._groups.items() for group in groups}
@@ -166,7 +166,12 @@ def label_of(knob: Knob) -> str:
 
 
 def _widget(knob: Knob, looks: dict[str, Any]) -> Component:
-    words: dict[str, Any] = {"label": label_of(knob), "info": knob.help, "value": knob.default, "min_width": 210} | looks
+    words: dict[str, Any] = {
+        "label": label_of(knob),
+        "info": knob.help,
+        "value": knob.default,
+        "min_width": 210,
+    } | looks
     match shape(knob):
         case "choice":
             few = len(knob.choices) <= 3 and sum(len(str(c)) for c in knob.choices) <= 24

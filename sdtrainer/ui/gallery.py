@@ -47,7 +47,13 @@ class Gallery:
         on = self.desk.on
         picks = {self.run, self.prompt, self.before, self.after}
         on(self.run.input, lambda g: self.show(g[self.run]), picks, self.shows, looks_only=True)
-        on([self.prompt.input, self.before.input, self.after.input], self._compare, picks, [self.slider], looks_only=True)
+        on(
+            [self.prompt.input, self.before.input, self.after.input],
+            self._compare,
+            picks,
+            [self.slider],
+            looks_only=True,
+        )
         on(self.grid.click, self._pick, picks, self.shows, looks_only=True, clicks=True)
 
     def show(self, name: str | None, chosen: tuple[int, int, int] | None = None) -> dict[Any, Any]:
@@ -103,15 +109,22 @@ class Gallery:
         steps = view.sample_steps
         if len(steps) > MAX_COLUMNS:  # first, last, and evenly between
             steps = [steps[round(i * (len(steps) - 1) / (MAX_COLUMNS - 1))] for i in range(MAX_COLUMNS)]
-        head = tag("tr", tag("th", "Prompt", scope="col") + "".join(tag("th", _step(s), "number", scope="col") for s in steps))
+        head = tag(
+            "tr",
+            tag("th", "Prompt", scope="col")
+            + "".join(tag("th", _step(s), "number", scope="col") for s in steps),
+        )
         rows = []
         for number, prompt in view.prompts.items():
             cells = "".join(
-                tag("td", self._cell(run, view.samples.get((s, number)), (number, s) == (index, after))) for s in steps
+                tag("td", self._cell(run, view.samples.get((s, number)), (number, s) == (index, after)))
+                for s in steps
             )
             rows.append(tag("tr", tag("th", words.safe(prompt), scope="row") + cells))
         table = tag("table", head + "".join(rows), "samples")
-        return tag("div", table, "scroll", tabindex=0, role="region", aria_label="Pictures by prompt and step")
+        return tag(
+            "div", table, "scroll", tabindex=0, role="region", aria_label="Pictures by prompt and step"
+        )
 
     def _cell(self, run: RunFolder, sample: Sample | None, is_chosen: bool) -> str:
         if sample is None or not (run.path / sample.path).exists():

@@ -81,7 +81,11 @@ class Listener:
         wanted = {"inputs": set(uses), "outputs": list(dict.fromkeys(shows)) or None} | settings
         if isinstance(events, Dependency):
             return events.then(without_click, **wanted)
-        return gr.on(events if isinstance(events, list) else [events], with_click if clicks else without_click, **wanted)
+        return gr.on(
+            events if isinstance(events, list) else [events],
+            with_click if clicks else without_click,
+            **wanted,
+        )
 
     def attempt(self, action: Action, given: Given) -> Updates | None:
         try:
@@ -90,7 +94,9 @@ class Listener:
             gr.Warning(f"{error.what} {error.hint}", duration=12)
         except Exception:
             self.log(traceback.format_exc())
-            gr.Warning(f"Something went wrong in the app itself; the details are in {self._log}.", duration=12)
+            gr.Warning(
+                f"Something went wrong in the app itself; the details are in {self._log}.", duration=12
+            )
         return None
 
     def log(self, text: str) -> None:

@@ -42,7 +42,8 @@ class Method:
         with gr.Row(equal_height=False):
             with gr.Column(min_width=260):
                 self.preset = gr.Dropdown(
-                    label="Preset", info="A good starting point. Your folder, names and prompts stay as they are."
+                    label="Preset",
+                    info="A good starting point. Your folder, names and prompts stay as they are.",
                 )
                 self.about = gr.HTML()
             with gr.Column(min_width=260):
@@ -75,7 +76,9 @@ class Method:
         chosen = project.chosen()
         changes = project.changes(outlook.config) if outlook.config else {}
         return {
-            self.preset: gr.update(choices=[(p.title, p.name) for p in known], value=chosen.name if chosen else None),
+            self.preset: gr.update(
+                choices=[(p.title, p.name) for p in known], value=chosen.name if chosen else None
+            ),
             self.about: _about(chosen),
             self.chip: _chip(outlook),
             self.cards: _cards(outlook.values.get("method", {}).get("kind", METHODS[0])),
@@ -97,7 +100,11 @@ class Method:
         path = given.clicked.get("path", "")
         config = self.desk.look().config
         changes = project.changes(config) if config else {}
-        undone = changes if given.clicked.get("act") == "undo-all" else {p: c for p, c in changes.items() if p == path}
+        undone = (
+            changes
+            if given.clicked.get("act") == "undo-all"
+            else {p: c for p, c in changes.items() if p == path}
+        )
         if not undone:
             raise UserError("This setting is as the preset has it already.", "")
         project.change(override(project.values, {p: pair[0] for p, pair in undone.items()}), given.session)
@@ -120,7 +127,9 @@ def _chip(outlook: Outlook) -> str:
     if facts is None:
         is_here = outlook.error is not None and outlook.error.path.startswith("base.")
         return tag("p", tag("span", "Not recognised", "light bad")) if is_here else ""
-    text = f"{facts.title}, {facts.resolution} px, predicts {facts.prediction_type}; recognised by {facts.why}."
+    text = (
+        f"{facts.title}, {facts.resolution} px, predicts {facts.prediction_type}; recognised by {facts.why}."
+    )
     return tag("p", tag("span", "Recognised", "light good") + words.safe(text), "found")
 
 
@@ -136,13 +145,25 @@ def _cards(chosen: str) -> str:
 
 def _changed(changes: dict[str, tuple[Any, Any]]) -> str:
     if not changes:
-        return tag("h3", "Changed from the preset") + tag("p", "Nothing: every setting is the preset's.", "quiet")
+        return tag("h3", "Changed from the preset") + tag(
+            "p", "Nothing: every setting is the preset's.", "quiet"
+        )
     titles = {k.path: k.title for k in knobs()} | {"method.kind": "Method"}
     rows = [
-        tag("span", f"{words.safe(titles.get(path, path))}: {words.safe(words.value(old))} → <b>{words.safe(words.value(new))}</b>")
-        + tag("button", "Undo", "small", type="button", data_act="undo", data_path=path, aria_label=f"Undo {titles.get(path, path)}")
+        tag(
+            "span",
+            f"{words.safe(titles.get(path, path))}: {words.safe(words.value(old))} → <b>{words.safe(words.value(new))}</b>",
+        )
+        + tag(
+            "button",
+            "Undo",
+            "small",
+            type="button",
+            data_act="undo",
+            data_path=path,
+            aria_label=f"Undo {titles.get(path, path)}",
+        )
         for path, (old, new) in changes.items()
     ]
     every = tag("button", "Undo all", "small", type="button", data_act="undo-all") if len(rows) > 1 else ""
     return tag("h3", "Changed from the preset") + tag("ul", words.items(rows), "advice") + every
-

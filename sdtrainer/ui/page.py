@@ -40,7 +40,10 @@ class Page:
         with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
             self.header.build()
             with gr.Row(elem_id="main", equal_height=False):
-                with gr.Column(scale=3, min_width=300, elem_id="work"), gr.Tabs(selected="dataset") as self.tabs:
+                with (
+                    gr.Column(scale=3, min_width=300, elem_id="work"),
+                    gr.Tabs(selected="dataset") as self.tabs,
+                ):
                     self.edit_tabs = [
                         self._tab("Dataset", self.dataset), self._tab("Method", self.method), self._tab("VRAM", self.vram)
                     ]  # fmt: skip
@@ -64,7 +67,13 @@ class Page:
         states = {self.marked, self.seen, self.dataset.seen, self.dataset.page, self.vram.card}
         self._settings = [*self.panel.shows, *self.dataset.shows, *self.method.shows, *self.vram.shows, self.marked,
                           *self.form.outputs]  # fmt: skip
-        self._follows = [*self.header.shows, *self.train.shows, *self.gallery.shows, *self.runs.shows, self.seen]
+        self._follows = [
+            *self.header.shows,
+            *self.train.shows,
+            *self.gallery.shows,
+            *self.runs.shows,
+            self.seen,
+        ]
         picks = {self.gallery.run, self.gallery.prompt, self.gallery.before, self.gallery.after, self.runs.chosen,
                  self.runs.page}  # fmt: skip
         typed = {*states, *self.form.components}
@@ -89,12 +98,18 @@ class Page:
         everything = [*self._settings, *self._follows, self.tabs, *self.edit_tabs, *self._controls]
         on(blocks.load, self._open, {*states, *picks}, everything, looks_only=True)
         on(self.timer.tick, self._tick, {*states, *picks}, [*self._settings, *self._follows], looks_only=True,
-           trigger_mode="once")  # fmt: skip
+           trigger_mode="once", queue=False)  # fmt: skip
 
     @property
     def _controls(self) -> list[Any]:
         """What a viewer does not see. The server refuses it to them as well."""
-        return [self.panel.column, self.train.controls, self.runs.controls, self.runs.longer, self.header.share.button]
+        return [
+            self.panel.column,
+            self.train.controls,
+            self.runs.controls,
+            self.runs.longer,
+            self.header.share.button,
+        ]
 
     def _typed(self, given: Given) -> dict[Any, Any]:
         """A person changed a setting: keep it, and show what follows from it."""
@@ -165,14 +180,23 @@ class Page:
         gallery_view = self.desk.view(in_gallery) if in_gallery else None
         names = [r.name for r in self.desk.runs()]
         parts: dict[str, tuple[Any, Callable[[], dict[Any, Any]]]] = {
-            "header": ((self.desk.glance(), run_words(self.desk), self.desk.access.needs_login), self.header.show),
+            "header": (
+                (self.desk.glance(), run_words(self.desk), self.desk.access.needs_login),
+                self.header.show,
+            ),
             "train": ((run and run.name, view and view.version, status), lambda: self.train.show(run)),
             "gallery": (
                 (in_gallery and in_gallery.name, gallery_view and len(gallery_view.samples), names),
                 lambda: self.gallery.follow(given, in_gallery) if in_gallery else self.gallery.show(None),
             ),
             "runs": (
-                (names, jobs, status, view and len(view.samples), view and (view.step * 20 // max(1, view.total))),
+                (
+                    names,
+                    jobs,
+                    status,
+                    view and len(view.samples),
+                    view and (view.step * 20 // max(1, view.total)),
+                ),
                 lambda: self.runs.show(given[self.runs.chosen], given[self.runs.page]),
             ),
         }

@@ -32,7 +32,9 @@ class Panel:
     def shows(self) -> list[Any]:
         return [self.plan, self.advice, self.train, self.why_not]
 
-    def show(self, outlook: Outlook, peak_bytes: int | None, file_bytes: int | None, is_busy: bool) -> dict[Any, Any]:
+    def show(
+        self, outlook: Outlook, peak_bytes: int | None, file_bytes: int | None, is_busy: bool
+    ) -> dict[Any, Any]:
         """Show the plan; `is_busy`: a run is going on, so this one would wait."""
         label = "Add to the queue" if is_busy else "Train"
         error = outlook.error
@@ -40,7 +42,9 @@ class Panel:
             self.plan: _plan(outlook, peak_bytes, file_bytes),
             self.advice: _advice(outlook),
             self.train: gr.update(value=label, interactive=error is None),
-            self.why_not: tag("p", f"{words.safe(error.what)} {words.safe(error.hint)}", "bad") if error else "",
+            self.why_not: tag("p", f"{words.safe(error.what)} {words.safe(error.hint)}", "bad")
+            if error
+            else "",
         }
 
 
@@ -50,7 +54,11 @@ def _plan(outlook: Outlook, peak_bytes: int | None, file_bytes: int | None) -> s
         return tag("h2", "Plan") + tag("p", "No plan yet.", "quiet")
     showings = plan.images_per_epoch / max(1, plan.num_images)
     rows = [
-        ("Images", f"{words.count(plan.num_images, 'image')}" + (f" x {showings:g} repeats" if showings != 1 else "")),
+        (
+            "Images",
+            f"{words.count(plan.num_images, 'image')}"
+            + (f" x {showings:g} repeats" if showings != 1 else ""),
+        ),
         ("Length", f"{words.count(plan.total_steps, 'step')}, {plan.epochs:.3g} epochs"),
         ("Size", ", ".join(f"{r}" for r in plan.resolutions) + f" px, {plan.batch_size} per step"),
         ("Model", plan.facts.title),
@@ -73,6 +81,10 @@ def _advice(outlook: Outlook) -> str:
         return ""
     rows = []
     for number, advice in enumerate(outlook.plan.advice):
-        fix = tag("button", "Fix", "small", type="button", data_act="fix", data_number=number) if advice.fix else ""
+        fix = (
+            tag("button", "Fix", "small", type="button", data_act="fix", data_number=number)
+            if advice.fix
+            else ""
+        )
         rows.append(tag("span", words.safe(advice.text)) + fix)
     return tag("ul", words.items(rows), "advice")

@@ -19,7 +19,9 @@ def squares(parts: Mapping[str, float], card_bytes: float) -> str:
     cells = max(1, ceil(max(card_bytes, sum(parts.values())) / GIB))
     size, gap, rows = 40, 6, ceil(cells / COLUMNS)
     width, height = COLUMNS * (size + gap) - gap, rows * (size + gap) - gap
-    shapes = [_square(i, size, gap, "over" if i >= ceil(card_bytes / GIB) else "free", 0, 1) for i in range(cells)]
+    shapes = [
+        _square(i, size, gap, "over" if i >= ceil(card_bytes / GIB) else "free", 0, 1) for i in range(cells)
+    ]
     start = 0.0
     for name, num_bytes in parts.items():
         end = start + num_bytes / GIB
@@ -39,7 +41,11 @@ def squares(parts: Mapping[str, float], card_bytes: float) -> str:
 def legend(parts: Mapping[str, float], free_bytes: float) -> str:
     """Name the colours with their sizes."""
     rows = [(f"part-{name}", name, words.size(b)) for name, b in parts.items()]
-    rows.append(("free", "free", words.size(free_bytes)) if free_bytes >= 0 else ("over", "missing", words.size(-free_bytes)))
+    rows.append(
+        ("free", "free", words.size(free_bytes))
+        if free_bytes >= 0
+        else ("over", "missing", words.size(-free_bytes))
+    )
     return tag("ul", "".join(_key(*row) for row in rows), "legend")
 
 
@@ -49,7 +55,11 @@ def bars(counts: Mapping[str, int]) -> str:
         return ""
     most = max(counts.values())
     rows = [
-        tag("div", tag("span", words.safe(name), "bar-name") + _bar(n / most) + tag("span", f"{n:,}", "bar-count"), "bar-row")
+        tag(
+            "div",
+            tag("span", words.safe(name), "bar-name") + _bar(n / most) + tag("span", f"{n:,}", "bar-count"),
+            "bar-row",
+        )
         for name, n in sorted(counts.items(), key=lambda pair: -pair[1])[:12]
     ]
     more = tag("p", f"and {len(counts) - 12} more", "quiet") if len(counts) > 12 else ""
@@ -75,7 +85,9 @@ def _square(cell: int, size: int, gap: int, class_: str, low: float, high: float
     height = (high - low) * size
     top = y + size - high * size
     radius = 6 if high - low > 0.99 else 2
-    return f'<rect class="{class_}" x="{x}" y="{top:.2f}" width="{size}" height="{height:.2f}" rx="{radius}"/>'
+    return (
+        f'<rect class="{class_}" x="{x}" y="{top:.2f}" width="{size}" height="{height:.2f}" rx="{radius}"/>'
+    )
 
 
 def _key(class_: str, name: str, amount: str) -> str:

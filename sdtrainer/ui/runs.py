@@ -43,7 +43,9 @@ class Runs:
                 self.cancel = gr.Button("Take out of the queue", min_width=150, visible=False)
                 self.delete = gr.Button("Move to trash", min_width=120, variant="stop")
             with gr.Row(elem_classes="controls") as self.longer:
-                self.more = gr.Number(500, precision=0, label="More steps", min_width=110, scale=0, elem_id="more-steps")
+                self.more = gr.Number(
+                    500, precision=0, label="More steps", min_width=110, scale=0, elem_id="more-steps"
+                )
                 self.go_on = gr.Button("Train it longer", min_width=140, scale=0, elem_classes="beside-field")
         self.chosen, self.page = gr.State(""), gr.State(0)
 
@@ -56,8 +58,20 @@ class Runs:
         """`filled` shows changed settings, `opened` goes to the Train tab, both after the action."""
         on, uses = self.desk.on, {self.chosen, self.page, self.more}
         on(self.cards.click, self._choose, uses, self.shows, looks_only=True, clicks=True)
-        on(self.back.click, lambda g: self.show(g[self.chosen], g[self.page] - 1), uses, self.shows, looks_only=True)
-        on(self.forth.click, lambda g: self.show(g[self.chosen], g[self.page] + 1), uses, self.shows, looks_only=True)
+        on(
+            self.back.click,
+            lambda g: self.show(g[self.chosen], g[self.page] - 1),
+            uses,
+            self.shows,
+            looks_only=True,
+        )
+        on(
+            self.forth.click,
+            lambda g: self.show(g[self.chosen], g[self.page] + 1),
+            uses,
+            self.shows,
+            looks_only=True,
+        )
         filled(on(self.reuse.click, self._reuse, uses))
         opened(on(self.resume.click, lambda g: self._resume(g, 0), uses, self.shows))
         opened(on(self.go_on.click, lambda g: self._resume(g, int(g[self.more] or 0)), uses, self.shows))
@@ -77,7 +91,9 @@ class Runs:
         }
         update[self.cards] = tag("div", update[self.cards], "run-cards")
         run = next((r for r in runs if r.name == chosen), None)
-        return update | ({self.details: gr.update(visible=False), self.chosen: ""} if run is None else self._details(run))
+        return update | (
+            {self.details: gr.update(visible=False), self.chosen: ""} if run is None else self._details(run)
+        )
 
     def _details(self, run: RunFolder) -> dict[Any, Any]:
         status = self.desk.status(run)
@@ -102,7 +118,9 @@ class Runs:
         at = view.started_at or run.config_file.stat().st_mtime
         text = " · ".join(filter(None, (config.method.kind.upper() if config.method.kind == "lora" else config.method.kind,
                                         config.run.goal, steps, words.when(at))))  # fmt: skip
-        inner = picture + tag("span", tag("b", words.safe(run.name)) + state + tag("span", words.safe(text), "quiet"), "words")
+        inner = picture + tag(
+            "span", tag("b", words.safe(run.name)) + state + tag("span", words.safe(text), "quiet"), "words"
+        )
         return tag("button", inner, "run-card chosen" if is_chosen else "run-card", type="button", data_act="choose",
                    data_run=run.name, aria_pressed=str(is_chosen).lower())  # fmt: skip
 
@@ -156,7 +174,11 @@ def _files(run: RunFolder) -> str:
         for f in found
     ]
     use = "Put it into models/Lora of A1111 or Forge, or models/loras of ComfyUI."
-    return tag("ul", words.items(rows), "files") + tag("p", use, "quiet") if rows else tag("p", "No file yet.", "quiet")
+    return (
+        tag("ul", words.items(rows), "files") + tag("p", use, "quiet")
+        if rows
+        else tag("p", "No file yet.", "quiet")
+    )
 
 
 def _empty() -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
-from pathlib import Path
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -43,7 +42,9 @@ class Served:
         self.desk.close()
 
 
-def serve(workspace: Workspace, host: str, port: int | None, open_tunnel: OpenTunnel = open_gradio_tunnel) -> Served:
+def serve(
+    workspace: Workspace, host: str, port: int | None, open_tunnel: OpenTunnel = open_gradio_tunnel
+) -> Served:
     """Build the page and serve it; returns once it can be opened. `port` None takes the first free one.
 
     Raises:
@@ -110,7 +111,9 @@ def _free_port(host: str, port: int | None) -> int:
             return candidate
     if port:
         raise UserError(f"Port {port} is in use.", "Give another with --port, or leave it out.")
-    raise UserError(f"No port from {FIRST_PORT} to {FIRST_PORT + NUM_PORTS - 1} is free.", "Give one with --port.")
+    raise UserError(
+        f"No port from {FIRST_PORT} to {FIRST_PORT + NUM_PORTS - 1} is free.", "Give one with --port."
+    )
 
 
 def _is_free(host: str, port: int) -> bool:
@@ -122,10 +125,3 @@ def _is_free(host: str, port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def set_environment(workspace: Workspace) -> None:
-    """Keep gradio quiet and inside the workspace. Call before gradio is imported."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["GRADIO_TEMP_DIR"] = str(workspace.cache / "gradio")
-    Path(os.environ["GRADIO_TEMP_DIR"]).mkdir(parents=True, exist_ok=True)

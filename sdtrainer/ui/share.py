@@ -102,8 +102,12 @@ class ShareBox:
         with gr.Group(visible=False, elem_id="share-box") as self.box:
             self.text = gr.HTML()
             with gr.Row(elem_classes="controls"):
-                self.go = gr.Button("Make the link", variant="primary", size="sm", min_width=140, elem_id="share-start")
-                self.stop = gr.Button("Stop sharing", variant="stop", size="sm", min_width=140, elem_id="share-stop")
+                self.go = gr.Button(
+                    "Make the link", variant="primary", size="sm", min_width=140, elem_id="share-start"
+                )
+                self.stop = gr.Button(
+                    "Stop sharing", variant="stop", size="sm", min_width=140, elem_id="share-stop"
+                )
                 self.close = gr.Button("Close", size="sm", min_width=90)
 
     @property
@@ -133,7 +137,9 @@ class ShareBox:
         try:
             self.sharing.start()
         except UserError as error:
-            return self._show(True) | {self.text: tag("p", f"{words.safe(error.what)} {words.safe(error.hint)}", "bad")}
+            return self._show(True) | {
+                self.text: tag("p", f"{words.safe(error.what)} {words.safe(error.hint)}", "bad")
+            }
         return self._show(True)
 
     def _stop(self, given: Given) -> dict[Any, Any]:

@@ -24,7 +24,9 @@ def folder(workspace: Workspace) -> Path:
 def thumbnail(workspace: Workspace, picture: Path, side: int = GRID) -> Path:
     """Return a copy of `picture` whose longer side is at most `side` pixels."""
     stat = picture.stat()
-    key = hashlib.sha256(f"{picture.resolve()} {stat.st_size} {stat.st_mtime_ns} {side}".encode()).hexdigest()[:24]
+    key = hashlib.sha256(
+        f"{picture.resolve()} {stat.st_size} {stat.st_mtime_ns} {side}".encode()
+    ).hexdigest()[:24]
     copy = folder(workspace) / key[:2] / f"{key}.webp"
     if not copy.exists():
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +38,9 @@ def _make(picture: Path, copy: Path, side: int) -> None:
     with Image.open(picture, formats=FORMATS) as image:
         image.draft("RGB", (side, side))
         upright = ImageOps.exif_transpose(image)
-        upright = upright.convert("RGBA" if "transparency" in image.info or "A" in image.getbands() else "RGB")
+        upright = upright.convert(
+            "RGBA" if "transparency" in image.info or "A" in image.getbands() else "RGB"
+        )
     upright.thumbnail((side, side))
     part = copy.with_suffix(".part")
     upright.save(part, "WEBP", quality=_QUALITY[side], method=2)

@@ -22,7 +22,13 @@ STATE_WORDS = {
     "new": "Starting", "running": "Running", "paused": "Paused", "finished": "Finished", "stopped": "Stopped",
     "failed": "Failed", "interrupted": "Interrupted", "waiting": "Waiting",
 }  # fmt: skip
-STATE_LIGHTS = {"running": "good", "finished": "good", "failed": "bad", "interrupted": "bad", "paused": "warn"}
+STATE_LIGHTS = {
+    "running": "good",
+    "finished": "good",
+    "failed": "bad",
+    "interrupted": "bad",
+    "paused": "warn",
+}
 LIVE = ("running", "paused", "new")
 
 
@@ -37,8 +43,12 @@ class Train:
         with gr.Row(elem_classes="controls") as self.controls:
             self.pause = gr.Button("Pause", interactive=False, min_width=110, elem_id="pause")
             self.stop = gr.Button("Stop and keep", interactive=False, min_width=130, elem_id="stop")
-            self.sample = gr.Button("Draw pictures now", interactive=False, min_width=150, elem_id="sample-now")
-            self.save = gr.Button("Save a checkpoint now", interactive=False, min_width=170, elem_id="save-now")
+            self.sample = gr.Button(
+                "Draw pictures now", interactive=False, min_width=150, elem_id="sample-now"
+            )
+            self.save = gr.Button(
+                "Save a checkpoint now", interactive=False, min_width=170, elem_id="save-now"
+            )
         self.loss = gr.LinePlot(
             None, x="step", y="loss", color="curve", color_map=COLOURS, label="Loss: lower is closer to the pictures",
             height=280, x_title="step", y_title="loss", sort="x", buttons=[], visible=False, elem_id="loss-plot",
@@ -99,8 +109,12 @@ class Train:
         rates = [(step, value, name) for name, curve in view.lr.items() for step, value in curve.points]
         colours = {name: LR_COLOURS[i % len(LR_COLOURS)] for i, name in enumerate(view.lr)}
         return {
-            self.loss: gr.update(value=pd.DataFrame(loss, columns=["step", "loss", "curve"]), visible=bool(loss)),
-            self.lr: gr.update(value=pd.DataFrame(rates, columns=["step", "learning rate", "part"]), color_map=colours),
+            self.loss: gr.update(
+                value=pd.DataFrame(loss, columns=["step", "loss", "curve"]), visible=bool(loss)
+            ),
+            self.lr: gr.update(
+                value=pd.DataFrame(rates, columns=["step", "learning rate", "part"]), color_map=colours
+            ),
         }
 
     def _samples(self, run: RunFolder, view: RunView) -> Any:
@@ -146,16 +160,26 @@ def _empty() -> str:
 
 def _state(run: RunFolder, view: RunView, status: str) -> str:
     word = tag("span", STATE_WORDS[status], f"light {STATE_LIGHTS.get(status, 'idle')}")
-    text = _interrupted(view) if status == "interrupted" else _waiting() if status == "waiting" else sentence(view)
+    text = (
+        _interrupted(view)
+        if status == "interrupted"
+        else _waiting()
+        if status == "waiting"
+        else sentence(view)
+    )
     figures = {
         "step": f"{view.step:,} of {view.total:,}" if view.total else "",
-        "left": words.duration(view.seconds_left) if view.seconds_left is not None and status == "running" else "",
+        "left": words.duration(view.seconds_left)
+        if view.seconds_left is not None and status == "running"
+        else "",
         "speed": _speed(view.seconds_per_step),
         "pictures seen": f"{view.images_seen:,}" if view.images_seen else "",
         "memory": words.size(view.memory_bytes) if view.memory_bytes else "",
         "loss": f"{view.smooth.last:.4f}" if view.smooth.last is not None else "",
     }
-    shown = "".join(tag("div", tag("dt", name) + tag("dd", words.safe(value))) for name, value in figures.items() if value)
+    shown = "".join(
+        tag("div", tag("dt", name) + tag("dd", words.safe(value))) for name, value in figures.items() if value
+    )
     part = part_done(view)
     return (
         tag("p", word + tag("b", words.safe(run.name)) + " " + words.safe(text), "found")
@@ -175,7 +199,11 @@ def _waiting() -> str:
 def _speed(seconds_per_step: float | None) -> str:
     if not seconds_per_step:
         return ""
-    return f"{1 / seconds_per_step:.1f} steps/s" if seconds_per_step < 1 else f"{seconds_per_step:.1f} s per step"
+    return (
+        f"{1 / seconds_per_step:.1f} steps/s"
+        if seconds_per_step < 1
+        else f"{seconds_per_step:.1f} s per step"
+    )
 
 
 def _log(view: RunView) -> str:

@@ -126,7 +126,9 @@ def sentence(view: RunView) -> str:
         case "new":
             return "The trainer is starting."
         case "paused":
-            return f"Paused at step {view.step:,} of {view.total:,}. Nothing is lost; go on whenever you like."
+            return (
+                f"Paused at step {view.step:,} of {view.total:,}. Nothing is lost; go on whenever you like."
+            )
         case "finished":
             return f"Finished: {words.count(view.step, 'step')}. The result is {view.outcome}."
         case "stopped":
@@ -153,7 +155,11 @@ def _health(view: RunView) -> str:
     first, last = points[len(points) // 10][1], points[-1][1]
     if last < 0.97 * first:
         return " The loss is falling."
-    return " The loss is rising: the learning rate may be too high." if last > 1.3 * first else " The loss is level."
+    return (
+        " The loss is rising: the learning rate may be too high."
+        if last > 1.3 * first
+        else " The loss is level."
+    )
 
 
 def _say(view: RunView, event: Event, text: str, level: str = "info") -> None:

@@ -30,7 +30,9 @@ class Vram:
         self.desk = desk
 
     def build(self) -> None:
-        self.card = gr.Dropdown(label="Card", info="Try another card: the plan is made anew for it.", elem_id="card")
+        self.card = gr.Dropdown(
+            label="Card", info="Try another card: the plan is made anew for it.", elem_id="card"
+        )
         self.picture = gr.HTML(elem_id="vram")
         self.table = gr.HTML()
 
@@ -84,12 +86,19 @@ class Vram:
 
 def _sums(ledger: Any, phase: str) -> dict[str, float]:
     rows = [row for row in ledger.rows if row.phase == phase]
-    return {what: sum(r.bytes for r in rows if r.what == what) for what in ORDER if any(r.what == what for r in rows)}
+    return {
+        what: sum(r.bytes for r in rows if r.what == what)
+        for what in ORDER
+        if any(r.what == what for r in rows)
+    }
 
 
 def _phases(ledger: Any, total: int) -> str:
     rows = [
-        tag("tr", tag("th", PHASE_WORDS[phase], scope="row") + tag("td", words.size(ledger.held(phase)), "number"))
+        tag(
+            "tr",
+            tag("th", PHASE_WORDS[phase], scope="row") + tag("td", words.size(ledger.held(phase)), "number"),
+        )
         for phase in PHASES
     ]
     head = tag("tr", tag("th", "Phase", scope="col") + tag("th", "Held on the card", "number", scope="col"))

@@ -57,8 +57,9 @@ def safe(text: Any) -> str:
 
 def tag(name: str, inner: str, class_: str = "", **attributes: Any) -> str:
     """Return an HTML element. `inner` is HTML; attributes are escaped, data_x becomes data-x."""
-    words = "".join(f' {k.rstrip("_").replace("_", "-")}="{safe(v)}"' for k, v in attributes.items() if v is not None)
-    return f'<{name}{f" class={chr(34)}{class_}{chr(34)}" if class_ else ""}{words}>{inner}</{name}>'
+    given = ({"class": class_} if class_ else {}) | {k.replace("_", "-"): v for k, v in attributes.items()}
+    words = "".join(f' {key}="{safe(v)}"' for key, v in given.items())
+    return f"<{name}{words}>{inner}</{name}>"
 
 
 def items(rows: Iterable[str]) -> str:
