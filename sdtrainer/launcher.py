@@ -43,14 +43,14 @@ CudaBuild = NamedTuple(
 )
 # Newest first.  PyTorch 2.13 is published for CUDA 12.6, 13.0 and 13.2 (its RELEASE.md; 12.8 ended with
 # 2.11); 13.2 is called experimental and reaches no card that 13.0 does not, so it is left out.
-# Capabilities are the architectures of those builds (5.0-9.0; 7.5-12.0); code for x.y also runs on any
-# later x.z, hence the bounds at the next major number.  Drivers are NVIDIA's minor-version-compatibility
-# minimums.  Not verified on hardware: either build on its oldest driver, Windows at all (NVIDIA names
-# no separate Windows driver for CUDA 13, 580 is its figure for both), and Linux on ARM, whose 12.6 build
-# holds code for 8.0 and 9.0 only.
+# Capabilities are the architectures in those builds (5.0-9.0 and 7.5-12.0); code for x.y also runs on any
+# later x.z, hence the bounds at the next major number.  Drivers are NVIDIA's minimums for running any
+# CUDA of that major number.  Not verified: either build on its oldest driver, anything on Windows (for
+# CUDA 13 NVIDIA names 580 without a figure for Windows), and Linux on ARM, whose 12.6 build holds code
+# for 8.0 and 9.0 only.
 CUDA_BUILDS = (
     CudaBuild("cu130", "13.0", (580,), (580,), (7, 5), (13, 0)),
-    CudaBuild("cu126", "12.6", (525, 60), (528, 33), (5, 0), (10, 0)),
+    CudaBuild("cu126", "12.6", (525, 60, 13), (528, 33), (5, 0), (10, 0)),
 )
 
 Gpu = NamedTuple("Gpu", [("driver", str), ("capability", Optional[Version]), ("name", str)])
@@ -234,7 +234,7 @@ def least_driver(build: CudaBuild, system: str) -> Version:
 
 
 def reaches(build: CudaBuild, gpu: Gpu) -> bool:
-    # Drivers before 510 do not tell the capability; then the driver alone decides.
+    # Old drivers (470 is one) do not tell the capability; then the driver alone decides.
     return gpu.capability is None or build.capability_from <= gpu.capability < build.capability_below
 
 
@@ -309,7 +309,7 @@ def detect_torch(place: Place) -> TorchChoice:
 
 
 def read_gpus(smi: str) -> List[Gpu]:
-    # Drivers before 510 refuse the whole query because of compute_cap, hence the second one.
+    # Old drivers (470 is one) refuse the whole query because of compute_cap, hence the second one.
     for fields in ("driver_version,compute_cap,name", "driver_version,name"):
         try:
             answer = subprocess.run(

@@ -56,7 +56,7 @@ def test_reads_what_nvidia_smi_prints(smi, gpus):
         ("Linux", "570.86.10, 12.0, NVIDIA GeForce RTX 5090", "cpu", "from 570.86.10 to 580 or newer"),
         ("Linux", "470.256.02, GeForce GTX 780", "cpu", "update the NVIDIA driver"),
         ("Linux", "535.54.03, [N/A], NVIDIA RTX A6000", "cu126", "CUDA 12.6"),
-        ("Linux", "470.256.02, 6.1, GeForce GTX 1060", "cpu", "to 525.60 or newer"),
+        ("Linux", "470.256.02, 6.1, GeForce GTX 1060", "cpu", "to 525.60.13 or newer"),
         ("Linux", "525.60.13, 3.7, Tesla K80", "cpu", "no CUDA build is made for Tesla K80"),
         ("Linux", "", "cpu", "check the NVIDIA driver"),
         ("Windows", "528.33, 8.6, NVIDIA GeForce RTX 3060", "cu126", "CUDA 12.6"),
