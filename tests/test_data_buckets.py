@@ -89,6 +89,12 @@ def test_without_enlarging_no_image_is_enlarged_unless_thinner_than_the_step(wid
     assert max(bucket) <= table.max_side
 
 
+def test_shape_between_two_buckets_goes_to_the_same_turned():
+    """1.138 lies above the geometric mean of 512:512 and 576:448 and below the arithmetic one."""
+    table = table_for(512, DataSection())
+    assert assign(1138, 1000, table, True) == assign(1000, 1138, table, True)[::-1] == (576, 448)
+
+
 def test_small_image_without_enlarging_trains_at_its_own_size():
     assert assign(300, 500, table_for(512, DataSection()), False) == (256, 448)
 

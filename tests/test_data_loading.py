@@ -132,16 +132,17 @@ def test_endless_order_can_be_left(folder):
 
 
 def test_sizes_are_those_sdxl_is_conditioned_on(folder):
-    items = items_of(folder, (64,))
-    index = next(i for i, item in enumerate(items) if item.sample.path == "cat.png")
-    width, height = Image.open(folder / "cat.png").size
-    batch = Loader(items, tokenize=tokenize).batch(
-        [Draw(index), Draw(index, True, (0, 0)), Draw(index, False, (1, 1))]
-    )
-    bucket, scaled = items[index].bucket, items[index].fit.scale_to
+    items = items_of(folder, (64,), bucket_min=64, bucket_max=64)
+    index = next(i for i, item in enumerate(items) if item.fit.scale_to[0] > item.bucket[0])
+    draws = [Draw(index, position=(0, 0)), Draw(index, True, (0, 0)), Draw(index, False, (1, 1))]
+    batch = Loader(items, tokenize=tokenize).batch(draws)
+    bucket, scaled, (width, height) = items[index].bucket, items[index].fit.scale_to, items[index].fit.source
     assert batch.sizes[:, :2].tolist() == [[height, width]] * 3
     assert batch.sizes[:, 4:].tolist() == [[bucket[1], bucket[0]]] * 3
-    assert batch.sizes[1, 3] == scaled[0] - bucket[0], "the left edge, mirrored, is the right edge"
+    assert batch.sizes[0, 2:4].tolist() == [0, 0]
+    assert batch.sizes[1, 2:4].tolist() == [0, scaled[0] - bucket[0]], (
+        "mirrored, the left edge is the right one"
+    )
     assert batch.sizes[2, 2:4].tolist() == [scaled[1] - bucket[1], scaled[0] - bucket[0]]
     assert batch.pixels.shape == (3, 3, bucket[1], bucket[0])
 

@@ -1,5 +1,4 @@
-"""What is shown and in which order: items, epochs and shares as pure functions of the folder, the seed and a
-number.
+"""What is shown and in which order: pure functions of the folder, the seed and a number.
 
 A run is resumed by its batch number alone; every process computes the same order and takes its share of it.
 """
@@ -74,18 +73,7 @@ def plan_items(
     Class images of prior preservation are more items, with a weight.
     """
     tables = [table_for(resolution, section) for resolution in resolutions]
-    return tuple(
-        Item(
-            sample,
-            section,
-            table.resolution,
-            _fit(sample, table, section),
-            sample.repeats * section.repeats,
-            weight,
-        )
-        for table in tables
-        for sample in samples
-    )
+    return tuple(_item(sample, section, table, weight) for table in tables for sample in samples)
 
 
 def item_problems(items: Iterable[Item]) -> Iterator[Problem]:
@@ -190,17 +178,18 @@ def max_chunks(items: Iterable[Item], count_tokens: Callable[[str], int]) -> int
 
     Chance never adds a word but the trigger, which may come in front when the tag that had it is dropped.
     """
-    longest = {
-        f"{item.section.trigger}, {item.caption}"
-        if item.section.tag_dropout and item.section.trigger
-        else item.caption
-        for item in items
-    }
-    return chunks_needed(longest, count_tokens)
+    return chunks_needed({_longest_caption(item) for item in items}, count_tokens)
 
 
-def _fit(sample: Sample, table: Table, section: DataSection) -> Fit:
-    return fit(sample.width, sample.height, assign(sample.width, sample.height, table, section.upscale))
+def _longest_caption(item: Item) -> str:
+    trigger = item.section.trigger
+    return f"{trigger}, {item.caption}" if item.section.tag_dropout and trigger else item.caption
+
+
+def _item(sample: Sample, section: DataSection, table: Table, weight: float) -> Item:
+    bucket = assign(sample.width, sample.height, table, section.upscale)
+    cut = fit(sample.width, sample.height, bucket)
+    return Item(sample, section, table.resolution, cut, sample.repeats * section.repeats, weight)
 
 
 def _draw(items: Sequence[Item], index: int, rng: random.Random) -> Draw:

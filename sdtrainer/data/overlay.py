@@ -9,14 +9,14 @@ import hashlib
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..section import UserError
 from . import atomic
 from .census import Census, Sample
-from .texts import decode
+from .texts import decode, one_line
 
 SCHEMA = 1
 _writing = threading.Lock()
@@ -29,11 +29,9 @@ def overlay_for(workspace: Path, folder: Path) -> Overlay:
 
 
 class Overlay:
-    """Captions by image path (relative to the folder, forward slashes), in one JSON file that is always
-    whole.
+    """Captions by image path (relative to the folder, forward slashes), in one JSON file, always whole.
 
-    Each change reads the file, changes it and replaces it, so that the page and a captioning run may both
-    write.
+    Each change reads the file anew and replaces it, so that the page and a captioning run may both write.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,11 +51,12 @@ class Overlay:
 
     def update(self, captions: Mapping[str, str]) -> None:
         """Set many captions at once."""
-        self._change(set_={path: text.strip() for path, text in captions.items()})
+        lines = {path: one_line(text) for path, text in captions.items()}
+        self._change(lambda data: data["captions"].update(lines))
 
     def drop(self, *paths: str) -> None:
         """Forget the edits: the captions beside the images count again."""
-        self._change(drop=paths)
+        self._change(lambda data: [data["captions"].pop(path, None) for path in paths])
 
     def write_into_folder(self, census: Census) -> list[Path]:
         """Write the edited captions as UTF-8 text files beside the images; return the files written.
@@ -68,11 +67,8 @@ class Overlay:
         edited = [sample for sample in census.samples if self.caption(sample.path) is not None]
         stems = Counter(_stem(sample) for sample in census.samples)
         texts = {_text_file(sample, stems): self._data["captions"][sample.path] for sample in edited}
-        replaced = {}
-        for file, text in texts.items():
-            before = decode(file.read_bytes()) if file.is_file() and not file.is_symlink() else None
-            replaced[file.relative_to(census.folder).as_posix()] = {"before": before, "after": text}
-        self._change(replaced=replaced)
+        names = {file: file.relative_to(census.folder).as_posix() for file in texts}
+        self._change(lambda data: [_keep(data["replaced"], names[file], file, texts[file]) for file in texts])
         for file, text in texts.items():
             atomic.write(file, text.encode())
         self.drop(*(sample.path for sample in edited))
@@ -92,28 +88,13 @@ class Overlay:
                 else:
                     atomic.write(file, entry["before"].encode())
                 restored.append(file)
-        self._change(forget_replaced=True)
+        self._change(lambda data: data["replaced"].clear())
         return restored
 
-    def _change(
-        self,
-        set_: Mapping[str, str] | None = None,
-        drop: Iterable[str] = (),
-        replaced: Mapping[str, dict[str, str | None]] | None = None,
-        forget_replaced: bool = False,
-    ) -> None:
+    def _change(self, edit: Callable[[dict[str, Any]], object]) -> None:
         with _writing:
             data = self._read()
-            data["captions"] |= set_ or {}
-            for path in drop:
-                data["captions"].pop(path, None)
-            kept = {} if forget_replaced else data["replaced"]
-            for relative, entry in (
-                replaced or {}
-            ).items():  # written twice: undo goes back to the first text
-                first = kept.get(relative, entry)
-                kept[relative] = {"before": first["before"], "after": entry["after"]}
-            data["replaced"] = kept
+            edit(data)
             atomic.write(self.path, json.dumps(data, ensure_ascii=False, indent=1, sort_keys=True).encode())
             self._data = data
 
@@ -124,15 +105,17 @@ class Overlay:
             data = json.loads(self.path.read_text("utf-8"))
         except ValueError as error:
             what = f"The edited captions in {self.path} cannot be read ({error})."
-            raise UserError(
-                what, "Repair the file, or rename it to start without edits.", "data.folder"
-            ) from error
+            raise UserError(what, "Repair the file, or rename it to start anew.", "data.folder") from error
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             what = f"The edited captions in {self.path} were written by another version of this program."
-            raise UserError(
-                what, "Use that version, or rename the file to start without edits.", "data.folder"
-            )
+            raise UserError(what, "Use that version, or rename the file to start anew.", "data.folder")
         return data
+
+
+def _keep(replaced: dict[str, Any], name: str, file: Path, after: str) -> None:
+    """Note what a file held before it is written; written twice, undo goes back to the first text."""
+    before = decode(file.read_bytes()) if file.is_file() and not file.is_symlink() else None
+    replaced[name] = {"before": replaced.get(name, {"before": before})["before"], "after": after}
 
 
 def _text_file(sample: Sample, stems: Counter[Path]) -> Path:
