@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ class JudgeNetwork(nn.Module):
         strides = (2, 1, 2, 2, 1)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, after, 3, stride, padding=1)
-            for before, after, stride in zip(widths, widths[1:], strides, strict=True)
+            for (before, after), stride in zip(pairwise(widths), strides, strict=True)
         )
         self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in widths[1:])
         self.dropout = nn.Dropout(0.2)

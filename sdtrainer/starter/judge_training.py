@@ -87,7 +87,7 @@ def _example(rng: random.Random) -> tuple[Image.Image, str]:
 def _through_latents(rng: random.Random, space: PatchSpace, pictures: torch.Tensor) -> torch.Tensor:
     # Some pictures come back from noisy latents, as blocky as the linear decoder leaves them.
     latents = space.encode(pictures)
-    restored = space.decode(latents + rng.uniform(0, 0.35) * torch.randn_like(latents))
+    restored = space.decode(latents + rng.uniform(0, 0.25) * torch.randn_like(latents))
     chosen = torch.rand(len(pictures), 1, 1, 1) < 0.4
     return torch.where(chosen, restored, pictures)
 

@@ -17,8 +17,8 @@ from sdtrainer.starter.networks import LATENT_SIZE, new_vae
 from sdtrainer.starter.pacing import Pace
 from sdtrainer.starter.scenery import any_picture
 
-BATCH = 16
-PEAK_RATE = 2e-3
+BATCH = 8
+PEAK_RATE = 1.5e-3
 CROP = 8  # in latents; most of a whole picture is plain background, which teaches little
 WHOLE_FROM = 0.75
 LATENT_NOISE = 0.06  # sampled latents are never exact

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from sdtrainer.starter.things import THINGS
+from sdtrainer.starter.things import KEEPS_ITS_SIDE, THINGS
 
 PICTURE_SIZE = 128
 FONT_PATH = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 FONT_SIZE = 109  # the only size at which the bitmap font holds glyphs
-SMALLEST, LARGEST = 0.60, 0.90
-SMALL_BELOW, BIG_ABOVE = 0.68, 0.82
+SMALLEST, LARGEST = 0.55, 0.90
+SMALL_BELOW, BIG_ABOVE = 0.64, 0.81
 
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "white": (245, 245, 245),
@@ -45,6 +45,7 @@ class Scene:
     scale: float
     left: float
     top: float
+    flipped: bool
     caption: str
 
 
@@ -65,6 +66,7 @@ def draw_scene(rng: random.Random, name: str | None = None, background: str | No
         scale=scale,
         left=rng.random(),
         top=rng.random(),
+        flipped=name not in KEEPS_ITS_SIDE and rng.random() < 0.25,
         caption=_caption(rng, name, background, scale),
     )
 
@@ -75,6 +77,8 @@ def render(scene: Scene, size: int = PICTURE_SIZE) -> Image.Image:
     glyph = glyph_of(THINGS[scene.name])
     ratio = scene.scale * size / max(glyph.size)
     glyph = glyph.resize((round(glyph.width * ratio), round(glyph.height * ratio)), Image.Resampling.LANCZOS)
+    if scene.flipped:
+        glyph = ImageOps.mirror(glyph)
     room = (size - glyph.width, size - glyph.height)
     picture.paste(glyph, (_place(scene.left, room[0]), _place(scene.top, room[1])), glyph)
     return picture
@@ -104,7 +108,7 @@ def with_article(words: str) -> str:
 
 def _place(fraction: float, room: int) -> int:
     # Pulled towards the middle: hobby pictures are rarely composed at the very edge.
-    return round(room * (0.25 + 0.5 * fraction))
+    return round(room * (0.2 + 0.6 * fraction))
 
 
 def _caption(rng: random.Random, name: str, background: str, scale: float) -> str:
