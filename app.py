@@ -42,7 +42,7 @@ def main() -> int:
     tell_passwords(served, arguments.share)
     if not arguments.no_browser:
         webbrowser.open(served.url)
-    served.desk.warm_up()
+    served.desk.warm_up_soon()
     wait_for_the_end()
     served.close()
     return 0
@@ -57,7 +57,7 @@ def prepare(home: Workspace) -> None:
 
 @contextmanager
 def no_stub_files() -> Iterator[None]:
-    """Stop gradio from rewriting the .pyi file of each of its components at import: half of its start-up time.
+    """Stop gradio from rewriting the .pyi file of each component at import: half of its start-up time.
 
     It leaves out classes whose file cannot be found, so none is found (gradio 6.31, component_meta.py).
     """

@@ -1,8 +1,8 @@
-"""Who may look and who may change: the gate in front of the whole page, its passwords, and the paths it allows.
+"""Who may look and who may change: the gate before the whole page, its passwords, and the paths it allows.
 
-On this machine alone, without sharing, nobody logs in. While the page is shared, or served to other machines, every
-request needs a login: the owner's, or the viewer's who sees without touching; and no setting may name a file outside the
-workspace. Owns these rules; knows nothing of tunnels or of what the page shows.
+On this machine alone, without sharing, nobody logs in. While the page is shared, or served to other machines,
+every request needs a login, the owner's or that of a viewer who only looks, and no setting may name a file
+outside the workspace. Owns these rules; knows nothing of tunnels or of what the page shows.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Access:
         return self.is_public or self.is_shared
 
     def share(self) -> None:
-        """Require logins from now on, with fresh passwords. Pages that were open on this machine stay the owner's."""
+        """Require logins from now on, with fresh passwords. Pages open on this machine stay the owner's."""
         self.passwords = {role: secrets.token_urlsafe(9) for role in ROLES}
         self._end_logins()
         self.is_shared = True
@@ -205,13 +205,16 @@ def login_page(problem: str) -> str:
     return _LOGIN.replace("{problem}", problem)
 
 
-_LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+_LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
 <title>sdtrainer: log in</title><style>
 :root { color-scheme: light dark }
-body { font: 16px/1.5 system-ui, sans-serif; display: grid; place-items: center; min-height: 90vh; margin: 1rem }
+body { font: 16px/1.5 system-ui, sans-serif; display: grid; place-items: center;
+min-height: 90vh; margin: 1rem }
 form { display: grid; gap: .75rem; width: min(20rem, 100%) } h1 { font-size: 1.25rem; margin: 0 }
-input, button { font: inherit; padding: .5rem .75rem; border-radius: .5rem; border: 1px solid #8888 ; width: 100%;
-box-sizing: border-box } button { background: #0f766e; color: #fff; border: 0; cursor: pointer } p { margin: 0 }
+input, button { font: inherit; padding: .5rem .75rem; border-radius: .5rem; border: 1px solid #8888;
+width: 100%; box-sizing: border-box }
+button { background: #0f766e; color: #fff; border: 0; cursor: pointer } p { margin: 0 }
 </style><form method="post" action="login"><h1>sdtrainer</h1>
 <p>This page is shared. Log in with the user and password you were given.</p>
 <label>User<input name="user" autocomplete="username" required autofocus></label>

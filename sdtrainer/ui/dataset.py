@@ -44,9 +44,16 @@ class Dataset:
             self.upload = gr.File(file_count="multiple", label="Pictures and caption files", height=140)
         self.found = gr.HTML(elem_id="found")
         self.grid = gr.Gallery(
-            columns=6, height="auto", allow_preview=False, interactive=False, object_fit="contain",
-            label="Pictures", show_label=False, elem_id="pictures", buttons=[],
-        )  # fmt: skip
+            columns=6,
+            height="auto",
+            allow_preview=False,
+            interactive=False,
+            object_fit="contain",
+            label="Pictures",
+            show_label=False,
+            elem_id="pictures",
+            buttons=[],
+        )
         with gr.Row(elem_classes="pager"):
             self.back = gr.Button("Previous page", size="sm", min_width=110)
             self.where = gr.HTML()
@@ -76,9 +83,12 @@ class Dataset:
             with gr.Column(min_width=240, elem_classes="padded"):
                 self.name = gr.HTML()
                 self.caption = gr.Textbox(
-                    label="Caption", lines=4, max_lines=10, elem_id="caption",
+                    label="Caption",
+                    lines=4,
+                    max_lines=10,
+                    elem_id="caption",
                     info="What the picture shows. Kept in the workspace; your files are not changed.",
-                )  # fmt: skip
+                )
                 self.trained_as = gr.HTML()
                 with gr.Row():
                     self.prev = gr.Button("Previous", elem_id="caption-prev", size="sm", min_width=80)
@@ -114,7 +124,7 @@ class Dataset:
         return [self.editor, self.large, self.name, self.caption, self.trained_as, self.chosen]
 
     def show(self, outlook: Outlook, given: Given) -> dict[Any, Any]:
-        """Show what was found; the grid is sent only if the pictures or captions are others than this page has seen."""
+        """Show what was found; the grid is sent only if pictures or captions are new to this page."""
         census, signature = outlook.census, _signature(outlook)
         if given[self.seen] == signature:
             return {}

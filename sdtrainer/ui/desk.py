@@ -1,4 +1,4 @@
-"""What all tabs share on the server: the workspace, the project, the runs, the machine, and who may do what."""
+"""What all tabs share on the server: workspace, project, runs, machine, and who may do what."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 HEAVY = ("torch", "diffusers", "transformers", "peft")
 GLANCE_SECONDS = 5.0
+FIRST_PAGE_SECONDS = 8.0
 
 
 class Desk:
@@ -41,15 +42,14 @@ class Desk:
         self.project = Project(workspace)
         self.machine = hardware.quick()
         self.is_warm = False
+        self.was_opened = threading.Event()
         self._looker = Looker(workspace, access)
         self._followers = Followers()
         self._glance = (0.0, "")
 
-    def warm_up(self) -> threading.Thread:
-        """Import the heavy libraries in the background, then look at the machine for good."""
-        thread = threading.Thread(target=self._warm_up, name="warm-up", daemon=True)
-        thread.start()
-        return thread
+    def warm_up_soon(self) -> None:
+        """Import the heavy libraries in the background, once a page is open or after a few seconds."""
+        threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
 
     def look(self, values: Mapping[str, Any] | None = None) -> Outlook:
         return self._looker.look(self.project.values if values is None else values, self.machine)
@@ -108,7 +108,7 @@ class Desk:
         return "failed" if view.state == "failed" else "interrupted"
 
     def config_of(self, run: RunFolder) -> Config:
-        """Return a run's settings, refused where they reach outside the workspace while shared. Raises UserError."""
+        """Return a run's settings. Raises UserError where they reach outside the workspace while shared."""
         config = run.config()
         self.access.check(config)
         return config
@@ -125,6 +125,7 @@ class Desk:
         self.jobs.close()
 
     def _warm_up(self) -> None:
+        self.was_opened.wait(FIRST_PAGE_SECONDS)
         try:
             for name in HEAVY:
                 importlib.import_module(name)

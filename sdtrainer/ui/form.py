@@ -1,7 +1,7 @@
 """The form: every setting as one component, generated from its declaration.
 
-Owns the way from a component's value to a setting's and back, the red mark on a wrong field, and which fields belong to
-the chosen method. Knows no particular setting.
+Owns the way from a component's value to a setting's and back, the red mark on a wrong field, and which fields
+belong to the chosen method. Knows no particular setting.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Form:
         return self.kind
 
     def place_level(self, sections: Iterable[str], level: Literal["basic", "advanced"]) -> None:
-        """Put the settings of these sections here that have no place yet: each method's in a group of its own."""
+        """Put the settings of these sections here that have no place yet, each method's in its own group."""
         waiting = [k for k in self._knobs.values() if k.section in sections and k.level == level]
         waiting = [k for k in waiting if k.key not in self.fields]
         for kind in METHODS:
@@ -108,7 +108,7 @@ class Form:
         return values
 
     def fill(self, values: Mapping[str, Any]) -> Updates:
-        """Return the updates that show nested values, right or not. Fields of other methods keep what they hold."""
+        """Return the updates that show nested values, right or not. Other methods' fields stay."""
         kind = values.get("method", {}).get("kind", METHODS[0])
         return (
             {self.kind: kind}

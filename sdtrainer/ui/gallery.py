@@ -16,7 +16,6 @@ from .view import RunView, Sample
 from .words import tag
 
 MAX_COLUMNS = 8
-FILES = "gradio_api/file="
 
 
 class Gallery:
@@ -35,9 +34,13 @@ class Gallery:
                 self.before = gr.Dropdown(label="Left: step", choices=[], min_width=110)
                 self.after = gr.Dropdown(label="Right: step", choices=[], min_width=110)
             self.slider = gr.ImageSlider(
-                label="Before and after", show_label=False, interactive=False, height=420, buttons=["fullscreen"],
+                label="Before and after",
+                show_label=False,
+                interactive=False,
+                height=420,
+                buttons=["fullscreen"],
                 elem_id="before-after",
-            )  # fmt: skip
+            )
 
     @property
     def shows(self) -> list[Any]:
@@ -130,9 +133,21 @@ class Gallery:
         if sample is None or not (run.path / sample.path).exists():
             return ""
         label = f"{sample.prompt}, step {sample.step:,}, seed {sample.seed}"
-        image = f'<img src="{FILES}{words.safe(self._file(run, sample, GRID))}" alt="{words.safe(label)}" loading="lazy">'
-        return tag("button", image, "picture chosen" if is_chosen else "picture", type="button", data_act="pick",
-                   data_prompt=sample.index, data_step=sample.step, title=label)  # fmt: skip
+        image = picture(self._file(run, sample, GRID), label)
+        return tag(
+            "button",
+            image,
+            "picture chosen" if is_chosen else "picture",
+            type="button",
+            data_act="pick",
+            data_prompt=sample.index,
+            data_step=sample.step,
+            title=label,
+        )
+
+
+def picture(file: str, label: str) -> str:
+    return tag("img", "", src=f"gradio_api/file={file}", alt=label, loading="lazy").removesuffix("</img>")
 
 
 def _step(step: int) -> str:
@@ -140,5 +155,5 @@ def _step(step: int) -> str:
 
 
 def _empty() -> str:
-    text = "No pictures yet. They appear here while a run trains, one column each time, if it has sample prompts."
+    text = "No pictures yet. They appear here while a run with sample prompts trains, a column each time."
     return tag("p", text, "quiet")

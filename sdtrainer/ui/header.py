@@ -35,9 +35,11 @@ class Header:
 
 def chips(card: str, run: str) -> str:
     name = tag("h1", "sdtrainer")
-    return name + (tag("span", words.safe(card), "chip", title="Graphics card") if card else "") + tag(
-        "span", words.safe(run), "chip run", role="status", title="Runs"
-    )  # fmt: skip
+    return (
+        name
+        + (tag("span", words.safe(card), "chip", title="Graphics card") if card else "")
+        + tag("span", words.safe(run), "chip run", role="status", title="Runs")
+    )
 
 
 def run_words(desk: Desk) -> str:

@@ -1,11 +1,11 @@
-"""The keyboard: arrows and Enter in the caption view. A script in the page's head, which clicks the page's own buttons."""
+"""The keyboard: arrows and Enter in the caption view. A script in the page's head that clicks its buttons."""
 
 HEAD = """<script>
 document.addEventListener('keydown', event => {
   const editor = document.querySelector('#editor');
   if (!editor || !editor.checkVisibility()) return;
   const box = editor.querySelector('#caption textarea');
-  const press = id => { const b = document.querySelector('#' + id); if (b) { b.click(); event.preventDefault(); } };
+  const press = id => { document.querySelector('#' + id)?.click(); event.preventDefault(); };
   const isWriting = ['INPUT', 'TEXTAREA', 'SELECT'].includes(document.activeElement?.tagName);
   if (document.activeElement === box) {
     if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) press('caption-next');
@@ -16,6 +16,8 @@ document.addEventListener('keydown', event => {
   if (event.key === 'ArrowLeft') press('caption-prev');
   if (event.key === 'ArrowRight') press('caption-next');
   if (event.key === 'Escape') press('caption-close');
-  if (event.key === 'Enter' && document.activeElement?.tagName !== 'BUTTON') { box.focus(); event.preventDefault(); }
+  if (event.key !== 'Enter' || document.activeElement?.tagName === 'BUTTON') return;
+  box.focus();
+  event.preventDefault();
 });
 </script>"""

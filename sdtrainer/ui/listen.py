@@ -1,7 +1,7 @@
 """Every event of the page goes through here: who may cause it, and what is shown when it fails.
 
-An action takes a `Given` and returns updates by component. A `UserError` becomes one sentence on the page; anything
-else too, with its traceback in the workspace's log.
+An action takes a `Given` and returns updates by component. A `UserError` becomes one sentence on the page;
+any other failure too, with its traceback in the workspace's log.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Updates = Mapping[Any, Any]
 
 @dataclass(frozen=True)
 class Given:
-    """What an action gets: the components' values, who asks (`session` is one open page), and what was clicked."""
+    """What an action gets: the components' values, who asks (`session`: one open page), what was clicked."""
 
     values: Mapping[Any, Any]
     role: Role

@@ -150,10 +150,7 @@ def _changed(changes: dict[str, tuple[Any, Any]]) -> str:
         )
     titles = {k.path: k.title for k in knobs()} | {"method.kind": "Method"}
     rows = [
-        tag(
-            "span",
-            f"{words.safe(titles.get(path, path))}: {words.safe(words.value(old))} → <b>{words.safe(words.value(new))}</b>",
-        )
+        tag("span", _change(titles.get(path, path), old, new))
         + tag(
             "button",
             "Undo",
@@ -167,3 +164,7 @@ def _changed(changes: dict[str, tuple[Any, Any]]) -> str:
     ]
     every = tag("button", "Undo all", "small", type="button", data_act="undo-all") if len(rows) > 1 else ""
     return tag("h3", "Changed from the preset") + tag("ul", words.items(rows), "advice") + every
+
+
+def _change(title: str, old: Any, new: Any) -> str:
+    return f"{words.safe(title)}: {words.safe(words.value(old))} → " + tag("b", words.safe(words.value(new)))

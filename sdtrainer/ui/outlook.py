@@ -1,4 +1,4 @@
-"""What would happen if Train were pressed now: the plan for the settings as typed, or the sentence that is in the way.
+"""What would happen if Train were pressed now: the plan for the settings as typed, or what is in the way.
 
 Scanning a folder is remembered for a few seconds, so that typing stays quick with thousands of images.
 """
@@ -55,7 +55,7 @@ class Looker:
         self._scans.clear()
 
     def look(self, values: Mapping[str, Any], machine: Machine) -> Outlook:
-        """Find out as much as the settings allow. A wrong setting still lets the images be seen, and the other way."""
+        """Find out as much as the settings allow: a wrong base model still lets the images be seen."""
         seen = Outlook(values)
         try:
             config = configs.build(values)

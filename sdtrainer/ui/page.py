@@ -45,15 +45,17 @@ class Page:
                     gr.Tabs(selected="dataset") as self.tabs,
                 ):
                     self.edit_tabs = [
-                        self._tab("Dataset", self.dataset), self._tab("Method", self.method), self._tab("VRAM", self.vram)
-                    ]  # fmt: skip
+                        self._tab("Dataset", self.dataset),
+                        self._tab("Method", self.method),
+                        self._tab("VRAM", self.vram),
+                    ]
                     self.train_tab = self._tab("Train", self.train)
                     self._tab("Gallery", self.gallery)
                     self._tab("Runs", self.runs)
                 self.panel.build()
             self.marked = gr.State("")
             self.seen = gr.State({})
-            self.timer = gr.Timer(TICK_SECONDS)
+            self.timer = gr.Timer(TICK_SECONDS, active=False)
             self._wire(blocks)
         return blocks
 
@@ -65,8 +67,14 @@ class Page:
     def _wire(self, blocks: gr.Blocks) -> None:
         on = self.desk.on
         states = {self.marked, self.seen, self.dataset.seen, self.dataset.page, self.vram.card}
-        self._settings = [*self.panel.shows, *self.dataset.shows, *self.method.shows, *self.vram.shows, self.marked,
-                          *self.form.outputs]  # fmt: skip
+        self._settings = [
+            *self.panel.shows,
+            *self.dataset.shows,
+            *self.method.shows,
+            *self.vram.shows,
+            self.marked,
+            *self.form.outputs,
+        ]
         self._follows = [
             *self.header.shows,
             *self.train.shows,
@@ -74,8 +82,14 @@ class Page:
             *self.runs.shows,
             self.seen,
         ]
-        picks = {self.gallery.run, self.gallery.prompt, self.gallery.before, self.gallery.after, self.runs.chosen,
-                 self.runs.page}  # fmt: skip
+        picks = {
+            self.gallery.run,
+            self.gallery.prompt,
+            self.gallery.before,
+            self.gallery.after,
+            self.runs.chosen,
+            self.runs.page,
+        }
         typed = {*states, *self.form.components}
 
         def filled(done: Any) -> Any:
@@ -95,10 +109,24 @@ class Page:
         self.train.wire()
         self.gallery.wire()
         self.runs.wire(filled, opened)
-        everything = [*self._settings, *self._follows, self.tabs, *self.edit_tabs, *self._controls]
+        everything = [
+            self.timer,
+            *self._settings,
+            *self._follows,
+            self.tabs,
+            *self.edit_tabs,
+            *self._controls,
+        ]
         on(blocks.load, self._open, {*states, *picks}, everything, looks_only=True)
-        on(self.timer.tick, self._tick, {*states, *picks}, [*self._settings, *self._follows], looks_only=True,
-           trigger_mode="once", queue=False)  # fmt: skip
+        on(
+            self.timer.tick,
+            self._tick,
+            {*states, *picks},
+            [*self._settings, *self._follows],
+            looks_only=True,
+            trigger_mode="once",
+            queue=False,
+        )
 
     @property
     def _controls(self) -> list[Any]:
@@ -113,6 +141,8 @@ class Page:
 
     def _typed(self, given: Given) -> dict[Any, Any]:
         """A person changed a setting: keep it, and show what follows from it."""
+        if not given[self.seen]:  # not filled yet: what the form holds is nobody's wish
+            return {}
         values = self.form.read(given.values)
         self.desk.project.change(values, given.session)
         return self.form.show_kind(values["method"]["kind"]) | self._show(given)
@@ -139,13 +169,15 @@ class Page:
         )
 
     def _start(self, given: Given) -> dict[Any, Any]:
+        if not given[self.seen]:
+            return {}
         values = self.form.read(given.values)
         self.desk.project.change(values, given.session)
         try:
             run = self.desk.start(values)
         except UserError:
             return self._show(given)
-        if self.desk.jobs.state().waiting:
+        if self.desk.jobs.state().current not in (None, run.name):
             gr.Info(f"{run.name} is in the queue.", duration=4)
         return {self.tabs: gr.update(selected="train")}
 
@@ -159,7 +191,8 @@ class Page:
 
     def _open(self, given: Given) -> dict[Any, Any]:
         """A page was opened or reloaded: show everything."""
-        shown = self._follow(given, {})
+        self.desk.was_opened.set()
+        shown = self._follow(given, {}) | {self.timer: gr.Timer(active=True)}
         if given.role == "viewer":
             hidden = {part: gr.update(visible=False) for part in (*self.edit_tabs, *self._controls)}
             return shown | hidden | {self.tabs: gr.update(selected="train")}

@@ -23,9 +23,11 @@ class Panel:
 
     def build(self) -> None:
         with gr.Column(scale=1, min_width=300, elem_id="plan") as self.column:
-            self.plan = gr.HTML(elem_id="plan-text")
+            self.plan = gr.HTML(
+                tag("h2", "Plan") + tag("p", "Looking at the settings.", "quiet"), elem_id="plan-text"
+            )
             self.advice = gr.HTML(js_on_load=CLICKS, elem_id="plan-advice")
-            self.train = gr.Button("Train", variant="primary", elem_id="train")
+            self.train = gr.Button("Train", variant="primary", interactive=False, elem_id="train")
             self.why_not = gr.HTML(elem_id="why-not")
 
     @property

@@ -1,4 +1,4 @@
-"""Small drawings as SVG and HTML: the memory squares and the bucket bars. Pure; colours come from the style sheet."""
+"""Small drawings as SVG and HTML: memory squares, bucket bars. Pure; colours come from the style sheet."""
 
 from __future__ import annotations
 
@@ -71,9 +71,15 @@ def progress(part: float, label: str) -> str:
     percent = f"{100 * part:.1f}%"
     inner = tag("div", "", "fill", style=f"width:{percent}")
     return tag(
-        "div", inner, "progress", role="progressbar", aria_label=label, aria_valuemin=0, aria_valuemax=100,
+        "div",
+        inner,
+        "progress",
+        role="progressbar",
+        aria_label=label,
+        aria_valuemin=0,
+        aria_valuemax=100,
         aria_valuenow=f"{100 * part:.0f}",
-    )  # fmt: skip
+    )
 
 
 def _bar(part: float) -> str:
@@ -91,4 +97,5 @@ def _square(cell: int, size: int, gap: int, class_: str, low: float, high: float
 
 
 def _key(class_: str, name: str, amount: str) -> str:
-    return f'<li><svg viewBox="0 0 10 10" aria-hidden="true"><rect class="{class_}" width="10" height="10" rx="2"/></svg>{name}<b>{amount}</b></li>'
+    square = tag("rect", "", class_, width=10, height=10, rx=2)
+    return tag("li", tag("svg", square, viewBox="0 0 10 10", aria_hidden="true") + name + tag("b", amount))

@@ -1,4 +1,4 @@
-"""What the person is working on: the settings as typed, kept in workspace/draft.toml so that no reload loses them.
+"""What the person is working on: the settings as typed, kept in workspace/draft.toml across reloads.
 
 Owns the draft and its preset. The values are raw: they may not yet make a valid Config.
 """
@@ -20,8 +20,17 @@ from ..section import UserError, override
 from ..workspace import Workspace
 
 STARTER_PRESET = "starter"
-OWN = ("run.name", "run.note", "base.path", "data.folder", "data.trigger", "data.validation_folder", "sample.prompts",
-       "export.title", "export.author")  # fmt: skip
+OWN = (
+    "run.name",
+    "run.note",
+    "base.path",
+    "data.folder",
+    "data.trigger",
+    "data.validation_folder",
+    "sample.prompts",
+    "export.title",
+    "export.author",
+)
 """Settings that belong to one's own pictures: presets leave them alone, and they do not count as changes."""
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import gradio as gr
 
+from ..methods import method_of
 from ..workspace import RunFolder
 from . import words
 from .desk import Desk
-from .gallery import FILES
+from .gallery import picture
 from .listen import Given
 from .panel import CLICKS
 from .thumbnails import GRID, thumbnail
@@ -51,8 +52,21 @@ class Runs:
 
     @property
     def shows(self) -> list[Any]:
-        return [self.cards, self.back, self.forth, self.details, self.title, self.files, self.reuse, self.resume,
-                self.cancel, self.delete, self.longer, self.chosen, self.page]  # fmt: skip
+        return [
+            self.cards,
+            self.back,
+            self.forth,
+            self.details,
+            self.title,
+            self.files,
+            self.reuse,
+            self.resume,
+            self.cancel,
+            self.delete,
+            self.longer,
+            self.chosen,
+            self.page,
+        ]
 
     def wire(self, filled: Any, opened: Any) -> None:
         """`filled` shows changed settings, `opened` goes to the Train tab, both after the action."""
@@ -116,20 +130,27 @@ class Runs:
         state = tag("span", STATE_WORDS[status], f"light {STATE_LIGHTS.get(status, 'idle')}")
         steps = f"{view.step:,} of {view.total:,} steps" if view.total else ""
         at = view.started_at or run.config_file.stat().st_mtime
-        text = " · ".join(filter(None, (config.method.kind.upper() if config.method.kind == "lora" else config.method.kind,
-                                        config.run.goal, steps, words.when(at))))  # fmt: skip
+        about = (method_of(config.method.kind).title, config.run.goal, steps, words.when(at))
+        text = " · ".join(filter(None, about))
         inner = picture + tag(
             "span", tag("b", words.safe(run.name)) + state + tag("span", words.safe(text), "quiet"), "words"
         )
-        return tag("button", inner, "run-card chosen" if is_chosen else "run-card", type="button", data_act="choose",
-                   data_run=run.name, aria_pressed=str(is_chosen).lower())  # fmt: skip
+        return tag(
+            "button",
+            inner,
+            "run-card chosen" if is_chosen else "run-card",
+            type="button",
+            data_act="choose",
+            data_run=run.name,
+            aria_pressed=str(is_chosen).lower(),
+        )
 
     def _picture(self, run: RunFolder, view: RunView) -> str:
         newest = [s for s in view.newest_samples() if (run.path / s.path).exists()]
         if not newest:
             return tag("span", "", "no-picture")
         file = thumbnail(self.desk.workspace, run.path / newest[0].path, GRID)
-        return f'<img src="{FILES}{words.safe(file)}" alt="" loading="lazy">'
+        return picture(str(file), "")
 
     def _choose(self, given: Given) -> dict[Any, Any]:
         return self.show(given.clicked.get("run", ""), given[self.page])

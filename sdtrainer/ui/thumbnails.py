@@ -1,4 +1,4 @@
-"""Small WebP copies of pictures, made once and kept in workspace/cache/thumbnails: the only files the page serves.
+"""Small WebP copies of pictures, kept in workspace/cache/thumbnails: the only folder that the page serves.
 
 Keyed by the file's path, size, time and the wanted side, so a changed picture gets a new copy.
 """
@@ -6,6 +6,7 @@ Keyed by the file's path, size, time and the wanted side, so a changed picture g
 from __future__ import annotations
 
 import hashlib
+import threading
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -42,6 +43,6 @@ def _make(picture: Path, copy: Path, side: int) -> None:
             "RGBA" if "transparency" in image.info or "A" in image.getbands() else "RGB"
         )
     upright.thumbnail((side, side))
-    part = copy.with_suffix(".part")
+    part = copy.with_suffix(f".{threading.get_ident()}.part")  # two pages may want the same one
     upright.save(part, "WEBP", quality=_QUALITY[side], method=2)
     part.replace(copy)

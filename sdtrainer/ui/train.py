@@ -5,23 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
-import pandas as pd
 
 from ..section import UserError
 from ..workspace import RunFolder
-from . import pictures, words
+from . import curves, pictures, words
+from .curves import Line
 from .desk import Desk
 from .listen import Given
 from .thumbnails import LARGE, thumbnail
 from .view import RunView, part_done, sentence
 from .words import tag
 
-COLOURS = {"each step": "#b9c0c4", "smoothed": "#0f766e", "validation": "#b45309"}
-LR_COLOURS = ["#0f766e", "#b45309", "#4f46e5"]
+LOOKS = ("smooth", "second", "third")
 STATE_WORDS = {
-    "new": "Starting", "running": "Running", "paused": "Paused", "finished": "Finished", "stopped": "Stopped",
-    "failed": "Failed", "interrupted": "Interrupted", "waiting": "Waiting",
-}  # fmt: skip
+    "new": "Starting",
+    "running": "Running",
+    "paused": "Paused",
+    "finished": "Finished",
+    "stopped": "Stopped",
+    "failed": "Failed",
+    "interrupted": "Interrupted",
+    "waiting": "Waiting",
+}
 STATE_LIGHTS = {
     "running": "good",
     "finished": "good",
@@ -49,19 +54,19 @@ class Train:
             self.save = gr.Button(
                 "Save a checkpoint now", interactive=False, min_width=170, elem_id="save-now"
             )
-        self.loss = gr.LinePlot(
-            None, x="step", y="loss", color="curve", color_map=COLOURS, label="Loss: lower is closer to the pictures",
-            height=280, x_title="step", y_title="loss", sort="x", buttons=[], visible=False, elem_id="loss-plot",
-        )  # fmt: skip
+        self.loss = gr.HTML(js_on_load=curves.HOVER, elem_id="loss-plot")
         self.samples = gr.Gallery(
-            label="Newest pictures", columns=4, height="auto", object_fit="contain", interactive=False, visible=False,
-            buttons=["fullscreen"], elem_id="newest",
-        )  # fmt: skip
+            label="Newest pictures",
+            columns=4,
+            height="auto",
+            object_fit="contain",
+            interactive=False,
+            visible=False,
+            buttons=["fullscreen"],
+            elem_id="newest",
+        )
         with gr.Accordion("Learning rate", open=False):
-            self.lr = gr.LinePlot(
-                None, x="step", y="learning rate", color="part", label="Learning rate", show_label=False, height=200,
-                x_title="step", sort="x", buttons=[],
-            )  # fmt: skip
+            self.lr = gr.HTML(js_on_load=curves.HOVER, elem_id="lr-plot")
         with gr.Accordion("Log", open=False):
             self.log = gr.HTML(elem_id="log")
 
@@ -85,10 +90,15 @@ class Train:
         if run is None:
             return {self.state: _empty()} | self._buttons("")
         view, status = self.desk.view(run), self.desk.status(run)
-        return self.show_state(run) | self._plots(view) | {
-            self.samples: self._samples(run, view),
-            self.log: _log(view),
-        } | self._buttons(status)  # fmt: skip
+        return (
+            self.show_state(run)
+            | self._plots(view)
+            | {
+                self.samples: self._samples(run, view),
+                self.log: _log(view),
+            }
+            | self._buttons(status)
+        )
 
     def show_state(self, run: RunFolder) -> dict[Any, Any]:
         view, status = self.desk.view(run), self.desk.status(run)
@@ -104,17 +114,17 @@ class Train:
         }
 
     def _plots(self, view: RunView) -> dict[Any, Any]:
-        curves = {"each step": view.loss, "smoothed": view.smooth, "validation": view.validation}
-        loss = [(step, value, name) for name, curve in curves.items() for step, value in curve.points]
-        rates = [(step, value, name) for name, curve in view.lr.items() for step, value in curve.points]
-        colours = {name: LR_COLOURS[i % len(LR_COLOURS)] for i, name in enumerate(view.lr)}
+        loss = [
+            Line("each step", "raw", view.loss.points),
+            Line("smoothed", "smooth", view.smooth.points),
+            Line("validation", "dotted", view.validation.points),
+        ]
+        rates = [
+            Line(name, LOOKS[i % len(LOOKS)], curve.points) for i, (name, curve) in enumerate(view.lr.items())
+        ]
         return {
-            self.loss: gr.update(
-                value=pd.DataFrame(loss, columns=["step", "loss", "curve"]), visible=bool(loss)
-            ),
-            self.lr: gr.update(
-                value=pd.DataFrame(rates, columns=["step", "learning rate", "part"]), color_map=colours
-            ),
+            self.loss: curves.plot("Loss", loss, view.total),
+            self.lr: curves.plot("Learning rate", rates, view.total),
         }
 
     def _samples(self, run: RunFolder, view: RunView) -> Any:
@@ -154,8 +164,12 @@ SAID = {
 
 
 def _empty() -> str:
-    return tag("p", tag("span", "Idle", "light idle") + "Nothing has been trained yet. Press Train: the starter project "
-               "needs no graphics card and shows something within two minutes.", "found")  # fmt: skip
+    return tag(
+        "p",
+        tag("span", "Idle", "light idle") + "Nothing has been trained yet. Press Train: the starter project "
+        "needs no graphics card and shows something within two minutes.",
+        "found",
+    )
 
 
 def _state(run: RunFolder, view: RunView, status: str) -> str:
@@ -189,6 +203,8 @@ def _state(run: RunFolder, view: RunView, status: str) -> str:
 
 
 def _interrupted(view: RunView) -> str:
+    if view.state == "suspended":
+        return sentence(view)
     return f"The run ended at step {view.step:,} without a word, as after a power cut. Resume it under Runs."
 
 

@@ -17,7 +17,7 @@ State = Literal["new", "running", "paused", "finished", "stopped", "suspended", 
 
 
 class Curve:
-    """A curve of at most MAX_POINTS points, each the mean of `stride` steps; the stride doubles as it grows."""
+    """At most MAX_POINTS points, each the mean of `stride` steps; the stride doubles as the curve grows."""
 
     def __init__(self) -> None:
         self.stride = 1
@@ -132,7 +132,7 @@ def sentence(view: RunView) -> str:
         case "finished":
             return f"Finished: {words.count(view.step, 'step')}. The result is {view.outcome}."
         case "stopped":
-            return f"Stopped at step {view.step:,} of {view.total:,}. What was learnt until then is {view.outcome}."
+            return f"Stopped at step {view.step:,} of {view.total:,}. What was learnt is in {view.outcome}."
         case "suspended":
             return f"Saved at step {view.step:,} of {view.total:,}. Resume it under Runs."
         case "failed":

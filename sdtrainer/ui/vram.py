@@ -8,7 +8,7 @@ import gradio as gr
 
 from .. import hardware
 from ..config import knobs
-from ..hardware import GIB, Machine
+from ..hardware import Machine
 from ..plan import PHASES, Plan
 from . import pictures, words
 from .desk import Desk
@@ -71,17 +71,21 @@ class Vram:
         parts = _sums(ledger, phase)
         free = total - sum(parts.values())
         verdict = "fits" if free > 0 else "does not fit"
+        held = f"{words.size(sum(parts.values()))} of {words.size(total)}"
         note = (
-            "Activations, the working memory of each step, are not counted yet: a step needs room in the free squares, "
-            "more of it for larger pictures and batches."
+            "Activations, the working memory of each step, are not counted yet: a step needs room in the free "
+            "squares, more of it for larger pictures and batches."
         )
         return (
-            tag("p", f"One square is 1 GB. {PHASE_WORDS[phase]} needs the most: {words.size(sum(parts.values()))} of "
-                     f"{words.size(total)} before activations, so this part {verdict}.")
+            tag(
+                "p",
+                f"One square is 1 GB. {PHASE_WORDS[phase]} needs the most: {held} before activations, "
+                f"so this part {verdict}.",
+            )
             + tag("div", pictures.squares(parts, total) + pictures.legend(parts, free), "vram")
             + tag("p", note, "quiet")
             + _phases(ledger, total)
-        )  # fmt: skip
+        )
 
 
 def _sums(ledger: Any, phase: str) -> dict[str, float]:
@@ -111,8 +115,12 @@ def _choices(plan: Plan | None) -> str:
     titles = {k.path: k.title for k in knobs()}
     head = tag("tr", "".join(tag("th", word, scope="col") for word in ("Setting", "Chosen", "Because")))
     rows = [
-        tag("tr", tag("th", words.safe(titles.get(c.path, c.path)), scope="row")
-            + tag("td", words.safe(words.value(c.value))) + tag("td", words.safe(c.why)))
+        tag(
+            "tr",
+            tag("th", words.safe(titles.get(c.path, c.path)), scope="row")
+            + tag("td", words.safe(words.value(c.value)))
+            + tag("td", words.safe(c.why)),
+        )
         for c in plan.choices
-    ]  # fmt: skip
+    ]
     return tag("h3", "Decided automatically") + tag("table", head + "".join(rows))
