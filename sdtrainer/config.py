@@ -1,12 +1,13 @@
 """Config: everything that a person can ask of a run, and its TOML form.
 
-Owns the sections that belong to no one room, the assembly of all sections, loading and saving run files and presets,
-and the table of renamed settings. Decides nothing: "auto" is resolved in the plan.
+Owns the sections that belong to no one room, the assembly of all sections, loading and saving run files and
+presets, and the table of renamed settings. Decides nothing: "auto" is resolved in the plan.
 """
 
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
@@ -19,13 +20,14 @@ from . import files
 from .data.section import DataSection
 from .diffusion import NoiseSection
 from .families import BaseSection
+from .methods import METHODS
 from .methods import sections as method_sections
 from .optim import OptimSection
 from .section import Duration, Knob, Section, UserError, knob, override, walk
 
 SCHEMA = 1
 RENAMED: Mapping[int, Mapping[str, str]] = {}
-"""Renames by the schema that they ended: {1: {"train.old": "train.new"}} is applied to files of schema 1 and before."""
+"""Renames by the schema that they ended: {1: {"train.old": "train.new"}} is for schema 1 and before."""
 
 
 class RunSection(Section):
@@ -41,8 +43,8 @@ class RunSection(Section):
     goal: Literal["subject", "style", "concept"] = knob(
         "subject",
         "Goal",
-        "What is taught: one subject (a person, pet or object), a style, or a broader concept. Used for advice and in "
-        "the file's description.",
+        "What is taught: one subject (a person, pet or object), a style, or a broader concept. Used for "
+        "advice and in the file's description.",
         level="basic",
     )
     note: str = knob("", "Note", "Anything worth remembering about this run.", lines=2)
@@ -63,8 +65,8 @@ class TrainSection(Section):
     steps: Duration = knob(
         "1500",
         "Length",
-        "Steps (1500) or epochs (10 epochs; one epoch shows every image, with its repeats, once). Too few learns "
-        "nothing; too many learns the pictures by heart.",
+        "Steps (1500) or epochs (10 epochs; one epoch shows every image, with its repeats, once). Too few "
+        "learns nothing; too many learns the pictures by heart.",
         level="basic",
     )
     batch_size: int = knob(
@@ -79,8 +81,8 @@ class TrainSection(Section):
     resolution: int | list[int] = knob(
         0,
         "Resolution",
-        "Size of the training pictures: their area is that of a square of this side. 0 takes what the model was made "
-        "for. A list such as [512, 768] trains on several sizes at once.",
+        "Size of the training pictures: their area is that of a square of this side. 0 takes what the model "
+        "was made for. A list such as [512, 768] trains on several sizes at once.",
         unit="px",
         level="basic",
     )
@@ -137,8 +139,8 @@ class SampleSection(Section):
     prompts: list[str] = knob(
         [],
         "Prompts",
-        "One picture is drawn for each line, with the same seeds every time. Use the trigger word in some and leave "
-        "it out in others. Empty: no pictures.",
+        "One picture is drawn for each line, with the same seeds every time. Use the trigger word in some "
+        "and leave it out in others. Empty: no pictures.",
         level="basic",
         lines=4,
     )
@@ -206,7 +208,8 @@ class ExportSection(Section):
         return formats
 
 
-MethodSection = Annotated[Union[method_sections()], Field(discriminator="kind")]  # noqa: UP007  (built from the list)
+# built from the list of methods
+MethodSection = Annotated[Union[method_sections()], Field(discriminator="kind")]  # noqa: UP007
 if len(method_sections()) == 1:
     MethodSection = method_sections()[0]  # type: ignore[misc]
 
@@ -214,7 +217,7 @@ if len(method_sections()) == 1:
 class Config(Section):
     """Everything that can be asked of a run. Where a default is not said here it is each section's own."""
 
-    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    schema_version: int = Field(default_factory=lambda: SCHEMA, alias="schema")
     run: RunSection = RunSection()
     base: BaseSection = BaseSection()
     data: DataSection = DataSection()
@@ -225,6 +228,13 @@ class Config(Section):
     sample: SampleSection = SampleSection()
     checkpoint: CheckpointSection = CheckpointSection()
     export: ExportSection = ExportSection()
+
+    @field_validator("schema_version")
+    @classmethod
+    def _is_of_today(cls, schema: int) -> int:
+        if schema != SCHEMA:
+            raise ValueError(f"{SCHEMA}. A newer sdtrainer may have written this file; then update")
+        return schema
 
     def values(self) -> dict[str, Any]:
         """Return the settings as nested plain values, schema first."""
@@ -240,13 +250,14 @@ def build(values: Mapping[str, Any], source: str = "", text: str = "") -> Config
     """Check nested values and return the Config.
 
     Raises:
-        UserError: names the setting, its value, what is allowed, and `source` with the line in `text` if given.
+        UserError: names the setting, its value, what is allowed, and `source` with the line in `text`
+            if the value is written there.
     """
+    today = migrate(values)
     try:
-        return Config.model_validate(migrate(values))
+        return Config.model_validate(today)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise _user_error(first, source, text) from None
+        raise _user_error(error.errors()[0], today, source, text) from None
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -258,11 +269,15 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def parse(text: str, source: str) -> dict[str, Any]:
+    """Read TOML into nested values. Raises UserError naming source and line."""
     try:
-        return tomlkit.parse(text).unwrap()
-    except tomlkit.exceptions.ParseError as error:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        what, _, place = str(error).partition(" (at ")
+        where = f", {place.split(',')[0].rstrip(')')}" if place.startswith("line") else ""
         raise UserError(
-            f"{source}: {error}.", 'Mend this line; text needs quotes, as in name = "me".'
+            f"{source}{where}: this is not TOML ({what}).",
+            'Mend this line; text needs quotes, as in name = "me".',
         ) from None
 
 
@@ -306,55 +321,71 @@ def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
 def with_changes(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     """Lay `path=value` words of the command line over nested values. Values are TOML; bare words are text.
 
+    What a text setting is given is text without quotes too: run.name=2026 names the run "2026".
+
     Raises:
-        UserError: a word is no assignment, or names no setting.
+        UserError: a word is no assignment.
     """
+    texts = {k.path for k in knobs() if k.annotation is str}
     changes = {}
     for word in assignments:
         path, equals, value = word.partition("=")
         if not equals:
             raise UserError(f"'{word}' is not a setting.", "Write path=value, as in method.rank=8.")
-        changes[path.strip()] = _toml_value(value.strip())
+        read = _toml_value(value.strip())
+        is_bare = path.strip() in texts and not isinstance(read, str)
+        changes[path.strip()] = value.strip() if is_bare else read
     return override(values, changes)
 
 
 def migrate(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of an older schema under today's names."""
+    """Return the values of an older schema under today's names. Config refuses an unknown schema."""
     written = values.get("schema", SCHEMA)
     result = override(values, {})
+    if not isinstance(written, int) or isinstance(written, bool) or not 1 <= written <= SCHEMA:
+        return result
     for schema, renames in sorted(RENAMED.items()):
-        if isinstance(written, int) and written <= schema:
-            for old, new in renames.items():
-                section, _, name = old.partition(".")
-                if name in result.get(section, {}):
-                    result = override(result, {new: result[section].pop(name)})
-            result["schema"] = schema + 1
-    return result
+        for old, new in renames.items() if written <= schema else ():
+            section, _, name = old.partition(".")
+            if isinstance(result.get(section), dict) and name in result[section]:
+                result = override(result, {new: result[section].pop(name)})
+    return result | {"schema": SCHEMA}
 
 
 def _toml_value(text: str) -> Any:
     try:
-        return tomlkit.parse(f"value = {text}").unwrap()["value"]
-    except tomlkit.exceptions.ParseError:
+        read = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
         return text
+    return read["value"] if read.keys() == {"value"} else text
 
 
-def _user_error(error: ErrorDetails, source: str, text: str) -> UserError:
+def _user_error(error: ErrorDetails, values: Mapping[str, Any], source: str, text: str) -> UserError:
     names = [str(part) for part in error["loc"] if not _is_tag(part, error["loc"])]
     path = ".".join(names[:2])
-    found = next((k for k in knobs() if k.path == path and (not k.kind or k.kind in error["loc"])), None)
-    place = f"{source}{_line(text, path)}: " if source else ""
+    place = _place(path, values, source, text)
     if error["type"] == "extra_forbidden":
-        return UserError(f"{place}there is no setting '{path}'.", _similar(path), path)
-    if found is None:
-        return UserError(f"{place}{path}: {error['msg']}.", "Run 'show' for all settings.", path)
-    value = error["input"] if not isinstance(error["input"], Mapping) else "a table"
-    reason = str(error.get("ctx", {}).get("error", "")) or f"it must be {found.allowed()}"
-    return UserError(
-        f"{place}{found.title} ({path}) is {value!r}.",
-        f"Allowed: {reason.removeprefix('it must be ')}.",
-        path,
-    )
+        return UserError(f"{place}There is no setting '{path}'.", _similar(path), path)
+    if len(names) == 1 and path in Config.model_fields and "union_tag" not in error["type"]:
+        hint = f"Write its settings below a line [{path}]."
+        return UserError(f"{place}'{path}' is a section, not a setting.", hint, path)
+    title, allowed = _declared(path, error["loc"])
+    reason = str(error.get("ctx", {}).get("error", "")) or allowed or error["msg"]
+    return UserError(f"{place}{title} ({path}) is {_short(error['input'])}.", f"Allowed: {reason}.", path)
+
+
+def _declared(path: str, location: tuple[Any, ...]) -> tuple[str, str]:
+    """Return the title of a setting, and what it may be."""
+    if path.startswith("method") and not path.partition(".")[2].removeprefix("kind"):
+        return "Method", f"one of {', '.join(METHODS)}"
+    declared = [k for k in knobs() if k.path == path]
+    found = next((k for k in declared if k.kind in location), next(iter(declared), None))
+    return (found.title, found.allowed()) if found else (path.capitalize(), "")
+
+
+def _short(value: Any) -> str:
+    text = "a table" if isinstance(value, Mapping) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _is_tag(part: Any, location: tuple[Any, ...]) -> bool:
@@ -362,24 +393,37 @@ def _is_tag(part: Any, location: tuple[Any, ...]) -> bool:
     return len(location) > 2 and location[0] == "method" and part == location[1]
 
 
-def _line(text: str, path: str) -> str:
+def _place(path: str, values: Mapping[str, Any], source: str, text: str) -> str:
+    """Return "file, line 3: " if the wrong value is the file's; one of the command line has no place."""
+    if text and repr(_at(path, migrate(parse(text, source)))) != repr(_at(path, values)):
+        return ""
+    return f"{source}{_line(text, path)}: " if source else ""
+
+
+def _at(path: str, values: Mapping[str, Any]) -> Any:
     section, _, name = path.partition(".")
-    table = ""
+    found = values.get(section)
+    return found.get(name) if name and isinstance(found, Mapping) else found
+
+
+def _line(text: str, path: str) -> str:
+    """Return ", line 3" of the setting, by its name of today or a former one, or of its section, or ''."""
+    section = path.partition(".")[0]
+    former = [old for renames in RENAMED.values() for old, new in renames.items() if new == path]
+    table, found = "", dict[str, int]()
     for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[\s*([\w.\-]+)\s*\]", line)
-        table = header[1] if header else table
-        key = re.match(r"\s*([\w.\-]+)\s*=", line)
-        if key and ".".join(filter(None, (table, key[1]))) == path:
-            return f", line {number}"
-    header_line = next(
-        (n for n, x in enumerate(text.splitlines(), 1) if re.match(rf"\s*\[\s*{re.escape(section)}\s*\]", x)),
-        0,
-    )
-    return f", line {header_line}" if header_line else ""
+        if header := re.match(r"\s*\[\s*([\w.\-]+)\s*\]", line):
+            table = header[1]
+            found.setdefault(table, number)
+        elif key := re.match(r"\s*([\w.\-]+)\s*=", line):
+            found.setdefault(".".join(filter(None, (table, key[1]))), number)
+    lines = [found[name] for name in (path, *former, section) if name in found]
+    return f", line {lines[0]}" if lines else ""
 
 
 def _similar(path: str) -> str:
     import difflib
 
-    close = difflib.get_close_matches(path, [k.path for k in knobs()], n=1, cutoff=0.5)
+    known = [k.path for k in knobs()] if "." in path else list(Config.model_fields)
+    close = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
     return f"Did you mean '{close[0]}'?" if close else "Run 'show' for all settings."

@@ -1,4 +1,4 @@
-"""Everything that a run can say. Frozen, flat, JSON-safe: the log, the history and what a reloaded page replays.
+"""Everything that a run can say. Frozen, flat, JSON-safe: log, history and what a reloaded page replays.
 
 Owns the list of events and their JSON-lines form. An event never carries a tensor.
 """
@@ -23,7 +23,7 @@ class Event:
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """A run began, or went on at `step` of `total`. Later events of an earlier try with step > `step` are void."""
+    """A run began, or went on at `step` of `total`. Events of an earlier try with a later step are void."""
 
     name: str
     step: int
@@ -137,7 +137,10 @@ class Suspended(Event):
 
 @dataclass(frozen=True)
 class Finished(Event):
-    """The run ended well at `step`: `path` (relative to the run folder) exists and was loaded once. `stopped`: early."""
+    """The run ended well at `step`; `stopped`: early, by order.
+
+    `path`, relative to the run folder, exists and was loaded once.
+    """
 
     step: int
     path: str
@@ -154,8 +157,8 @@ class Failed(Event):
 
 
 EVENTS: tuple[type[Event], ...] = (
-    RunStarted, PhaseBegan, Progress, Stepped, Validated, Sampled, Saved, Said, Revised, RolledBack, Paused, Resumed,
-    Suspended, Finished, Failed,
+    RunStarted, PhaseBegan, Progress, Stepped, Validated, Sampled, Saved, Said, Revised, RolledBack, Paused,
+    Resumed, Suspended, Finished, Failed,
 )  # fmt: skip
 _BY_NAME = {e.__name__: e for e in EVENTS}
 
@@ -177,7 +180,7 @@ def from_json(line: str) -> Event:
 
 
 def append(path: Path, event: Event) -> None:
-    """Append an event to a log; a torn last line of a killed run is closed first, so that it costs only itself."""
+    """Append an event to a log; a killed run's torn last line is closed first and costs only itself."""
     with path.open("ab+") as file:
         if file.tell() and not _ends_with_newline(file):
             file.write(b"\n")
@@ -185,7 +188,7 @@ def append(path: Path, event: Event) -> None:
 
 
 def read(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
-    """Yield (event, offset after it) of a log from `offset`; torn lines are passed over, an unfinished one is left."""
+    """Yield (event, offset after it) of a log from `offset`, without torn lines and an unfinished last."""
     if not path.exists():
         return
     with path.open("rb") as file:

@@ -1,7 +1,7 @@
 """Memory: what a plan holds, counted on the real modules with the real method attached, without weights.
 
-Exact: weights, gradients, optimizer state, the running average, the exported file. Activations are not counted yet,
-and the ledger says so.
+Exact: weights, gradients, optimizer state, the running average, the exported file. Activations are not
+counted yet, and the ledger says so.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def _count(subject: _Subject) -> _Counts:
     with torch.device("meta"):
         method.attach(parts, section, LearningRates(1.0, 1.0))
     trained = {
-        part: tuple(tuple(p.shape) for p in module.parameters() if p.requires_grad) for part, module in modules.items()
+        part: tuple(tuple(p.shape) for p in module.parameters() if p.requires_grad)
+        for part, module in modules.items()
     }
     sizes = {precision: method.exported_bytes(parts, section, precision) for precision in _BYTES}
     return _Counts(base, trained, sizes)

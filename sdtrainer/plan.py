@@ -1,7 +1,7 @@
 """Plan: all that follows from a Config, its images and this machine, decided once and shown before the start.
 
-`resolve()` is pure. Every "auto" is decided here and nowhere else, each with a sentence saying why. A change while
-running is a new revision of the plan.
+`resolve()` is pure. Every "auto" is decided here and nowhere else, each with a sentence saying why. A change
+while running is a new revision of the plan.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where one part of the model is in one phase, and as what. The trainer executes it, the estimator sums it."""
+    """Where one part of the model is in one phase, as what. The trainer executes it, the ledger sums it."""
 
     part: str
     phase: Phase

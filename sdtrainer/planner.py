@@ -1,4 +1,4 @@
-"""From a config to a plan: look at the base model and the images, then decide. The only place where the three meet."""
+"""From a config to a plan: look at base model and images, then decide. Only here do the three meet."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _scan(folder: str, config: Config, workspace: Workspace) -> Census:
 
 
 def resolve_images(folder: str) -> Path:
-    """The folder meant by a setting: 'starter' and 'starter-held-out' are the drawings that ship with the app."""
+    """The folder meant by a setting: 'starter' and 'starter-held-out' are drawings that ship with the app."""
     return {STARTER: STARTER_IMAGES, "starter-held-out": STARTER_HELD_OUT}.get(folder) or Path(
         folder
     ).expanduser()

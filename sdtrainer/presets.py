@@ -1,4 +1,4 @@
-"""Presets: partial configs in presets/*.toml, each with what it is for, where its values come from and what it promises."""
+"""Presets: partial configs in presets/*.toml, with what they are for, their source and what they promise."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def preset(name: str) -> Preset:
 
 
 def apply(values: Mapping[str, Any], chosen: Preset) -> dict[str, Any]:
-    """Lay a preset over nested values; a preset that changes a section's kind drops that section's older fields."""
+    """Lay a preset over nested values; one that changes a section's kind drops that section's old fields."""
     return override(values, configs.flatten(chosen.values))
 
 

@@ -1,7 +1,8 @@
 """Settings as data: one declaration each, from which form, command line, presets, docs and errors are read.
 
-Owns `Section` (a frozen group of settings), `knob()` (one setting), `Duration` (steps, epochs or percent), `walk()`
-(all settings of a tree of sections), `override()` (dotted changes) and `UserError`. Knows no particular setting.
+Owns `Section` (a frozen group of settings), `knob()` (one setting), `Duration` (steps, epochs or percent),
+`walk()` (all settings of a tree of sections), `override()` (dotted changes) and `UserError`. Knows no
+particular setting.
 """
 
 from __future__ import annotations
@@ -11,11 +12,22 @@ import re
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 
 class UserError(Exception):
@@ -34,6 +46,19 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, populate_by_name=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Left alone, pydantic reads true as the number 1, and the text "4" as the number 4."""
+        kinds = _members(cls.model_fields[str(info.field_name)].annotation)
+        if (
+            isinstance(value, bool | str)
+            and not {bool, str}.intersection(kinds)
+            and {int, float} & set(kinds)
+        ):
+            raise PydanticCustomError("wrong_type", "not a number")
+        return value
+
 
 def knob(
     default: Any,
@@ -49,8 +74,9 @@ def knob(
 ) -> Any:
     """Declare one setting: a pydantic field that also carries what the form and the docs show.
 
-    `level` basic settings are always visible, advanced ones are folded. `is_path` marks file-system paths, which a
-    shared page confines to the workspace. `bounds` are pydantic's own (ge, gt, le, lt, multiple_of, max_length).
+    `level` basic settings are always visible, advanced ones are folded. `is_path` marks file-system paths,
+    which a shared page confines to the workspace. `bounds` are pydantic's own: ge, gt, le, lt, multiple_of,
+    min_length, max_length.
     """
     extra = {"unit": unit, "level": level, "secret": secret, "is_path": is_path, "lines": lines}
     factory = (
@@ -61,21 +87,22 @@ def knob(
     return Field(title=title, description=help, json_schema_extra=extra, **factory, **bounds)
 
 
-_DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?|%|)\s*$")
+_DURATION = re.compile(r"^\s*(\d{1,9}(?:\.\d{1,9})?)\s*(steps?|epochs?|%|)\s*$")
+_LENGTH = "steps (1500), epochs (10 epochs) or a part of the run (25%)"
 
 
 def _duration(text: str) -> str:
     match = _DURATION.match(text)
     if not match:
-        raise ValueError("write a number of steps (1500), epochs (10 epochs) or a part of the run (25%)")
-    number, unit = float(match[1]), match[2].rstrip("s")
+        raise ValueError(f"a number of {_LENGTH}")
+    number, unit = Decimal(match[1]), match[2].rstrip("s")
     if unit == "%" and number > 100:
         raise ValueError("a part of the run is at most 100%")
     if unit in ("", "step"):
-        if number != int(number):
+        if number % 1:
             raise ValueError("steps are whole numbers")
         return str(int(number))
-    return f"{number:g}%" if unit == "%" else f"{number:g} epochs"
+    return f"{number.normalize():f}%" if unit == "%" else f"{number.normalize():f} epochs"
 
 
 def _number_as_text(value: Any) -> Any:
@@ -83,21 +110,25 @@ def _number_as_text(value: Any) -> Any:
 
 
 Duration = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_duration)]
-"""A length of training as written: "1500" (steps), "10 epochs" or "25%" of the run. Becomes steps once, in the plan."""
+"""A length of training as written: "1500" (steps), "10 epochs" or "25%" of a run. The plan makes steps."""
 
 
 def steps_of(duration: str, steps_per_epoch: int, total_steps: int) -> int:
-    """Return a Duration in optimizer steps, rounded up; 0 stays 0."""
+    """Return a Duration in optimizer steps, rounded up; 0 stays 0. In floats 7% of 100 would be 8."""
     if duration.endswith("%"):
-        return math.ceil(float(duration[:-1]) / 100 * total_steps)
+        return math.ceil(Fraction(duration[:-1]) * total_steps / 100)
     if duration.endswith("epochs"):
-        return math.ceil(float(duration.removesuffix("epochs")) * steps_per_epoch)
+        return math.ceil(Fraction(duration.removesuffix("epochs")) * steps_per_epoch)
     return int(duration)
 
 
 @dataclass(frozen=True)
 class Knob:
-    """One setting as declared. `path` is dotted (method.rank); `kind` names the union member it belongs to, or ''."""
+    """One setting as declared.
+
+    `path` is dotted (method.rank); `kind` names the union member that it belongs to, or is ''. `bounds` are
+    pydantic's own, by name: {"ge": 1, "le": 256}.
+    """
 
     path: str
     kind: str
@@ -108,8 +139,8 @@ class Knob:
     default: Any
     annotation: Any
     choices: tuple[Any, ...]
-    ge: float | None
-    le: float | None
+    bounds: Mapping[str, float]
+    is_duration: bool
     is_path: bool
     secret: bool
     lines: int
@@ -131,12 +162,12 @@ class Knob:
         """Say which values are allowed, in words."""
         if self.choices:
             return "one of " + ", ".join(str(c) for c in self.choices)
-        kind = _type_word(self.annotation)
-        if self.ge is not None and self.le is not None:
-            return f"{kind} from {self.ge:g} to {self.le:g}"
-        if self.ge is not None:
-            return f"{kind} of at least {self.ge:g}"
-        return f"{kind} of at most {self.le:g}" if self.le is not None else kind
+        kind = f"a number of {_LENGTH}" if self.is_duration else _type_word(self.annotation)
+        bounds = dict(self.bounds)
+        if {"ge", "le"} <= bounds.keys():
+            kind += f" from {_number(bounds.pop('ge'))} to {_number(bounds.pop('le'))}"
+        rules = [words.format(_number(bounds[name])) for name, words in _RULES.items() if name in bounds]
+        return ", ".join(filter(None, (kind, " and ".join(rules))))
 
 
 def walk(section: type[Section]) -> Iterator[Knob]:
@@ -159,19 +190,47 @@ def _knob_of(path: str, kind: str, field: FieldInfo) -> Knob:
     assert isinstance(extra, dict) and field.title, f"{path} is not declared with knob()"
     return Knob(
         path=path, kind=kind, title=field.title, help=field.description or "", unit=str(extra["unit"]),
-        level=str(extra["level"]), default=field.get_default(call_default_factory=True), annotation=field.annotation,
-        choices=_choices(field.annotation), ge=_bound(field, Ge, Gt), le=_bound(field, Le, Lt),
+        level=str(extra["level"]), default=field.get_default(call_default_factory=True), 
+        annotation=field.annotation,
+        choices=_choices(field.annotation), bounds=_bounds(field), is_duration=_is_duration(field),
         is_path=bool(extra["is_path"]), secret=bool(extra["secret"]), lines=int(str(extra["lines"])),
     )  # fmt: skip
 
 
-def _bound(field: FieldInfo, inclusive: type, exclusive: type) -> float | None:
-    for rule in field.metadata:
-        if isinstance(rule, inclusive):
-            return getattr(rule, inclusive.__name__.lower())
-        if isinstance(rule, exclusive):
-            return getattr(rule, exclusive.__name__.lower())
-    return None
+_BOUNDS = {
+    Ge: "ge",
+    Gt: "gt",
+    Le: "le",
+    Lt: "lt",
+    MultipleOf: "multiple_of",
+    MinLen: "min_length",
+    MaxLen: "max_length",
+}
+_RULES = {
+    "gt": "above {}",
+    "ge": "at least {}",
+    "lt": "below {}",
+    "le": "at most {}",
+    "multiple_of": "a multiple of {}",
+    "min_length": "at least {} long",
+    "max_length": "at most {} characters",
+}
+
+
+def _bounds(field: FieldInfo) -> dict[str, float]:
+    return {
+        _BOUNDS[type(rule)]: getattr(rule, _BOUNDS[type(rule)])
+        for rule in field.metadata
+        if type(rule) in _BOUNDS
+    }
+
+
+def _is_duration(field: FieldInfo) -> bool:
+    return any(isinstance(rule, AfterValidator) and rule.func is _duration for rule in field.metadata)
+
+
+def _number(value: float) -> str:
+    return f"{value:.10g}"
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -188,17 +247,25 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
 
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_LISTS = {int: "a list of whole numbers, as in [512, 768]", str: 'a list of texts, as in ["one", "two"]'}
 
 
 def _type_word(annotation: Any) -> str:
-    members = [m for m in _members(annotation) if m is not type(None)]
-    return " or ".join(_WORDS.get(m, "a list" if get_origin(m) in (list, tuple) else "text") for m in members)
+    return " or ".join(_WORDS[m] if m in _WORDS else _list_word(m) for m in _members(annotation))
+
+
+def _list_word(annotation: Any) -> str:
+    (item,) = get_args(annotation)
+    return _LISTS[item] if item in _LISTS else f"a list of {' and '.join(_choices(item))}"
 
 
 def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the nested `values` with dotted `changes` laid over it.
 
     A change of `<section>.kind` drops the other fields of that section, which belonged to the old kind.
+
+    Raises:
+        UserError: what should be a section is a value.
     """
     result = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
     for path in sorted(changes, key=lambda p: not p.endswith(".kind")):
@@ -207,7 +274,11 @@ def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
             result[head] = changes[path]
             continue
         section = result.setdefault(head, {})
-        if tail == "kind" and section.get("kind") != changes[path]:
+        if not isinstance(section, dict):
+            raise UserError(
+                f"'{head}' is a section, not a setting.", f"Write its settings below a line [{head}].", head
+            )
+        if tail == "kind" and section.get("kind", changes[path]) != changes[path]:
             section = result[head] = {}
         section[tail] = changes[path]
     return result

@@ -33,7 +33,8 @@ def as_text(plan: Plan, ledger: Ledger) -> str:
         f"{plan.facts.title} ({plan.facts.why}), {plan.facts.prediction_type}, {plan.facts.resolution} px",
         f"{plan.num_images} images, {plan.images_per_epoch} shown per epoch, {plan.num_validation} held out",
         f"{plan.total_steps:,} steps of {plan.batch_size * plan.accumulation} = {plan.epochs:.1f} epochs",
-        f"{ledger.trained:,} trained parameters; {', '.join(output_names(plan))}: {ledger.exported_bytes / 2**20:.1f} MB",
+        f"{ledger.trained:,} trained parameters",
+        f"{', '.join(output_names(plan))}: {ledger.exported_bytes / 2**20:.1f} MB",
         f"holds {ledger.held('train') / 2**30:.2f} GiB while training, activations not counted",
     ]
     lines += [f"  {choice.path} = {choice.value}: {choice.why}" for choice in plan.choices]
