@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 
 def write(path: Path, put: Callable[[Path], object]) -> None:
     """Let `put` write a temporary file beside `path`, flush it to disk, and move it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:60]}.{uuid.uuid4().hex[:8]}.part")
     try:
         put(temporary)
         flush(temporary)
@@ -21,7 +23,11 @@ def write(path: Path, put: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write(path, lambda part: part.write_text(text, encoding="utf-8"))
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    write(path, lambda part: part.write_bytes(content))
 
 
 @contextmanager

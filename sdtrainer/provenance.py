@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from . import __version__, events
 from .config import knobs, to_toml
 from .events import RunStarted
+from .families import STARTER
 from .formats.metadata import Provenance, build
 from .seams import DENOISER
 from .setup_run import Training
@@ -35,7 +36,7 @@ def metadata(training: Training, step: int) -> dict[str, str]:
             batch_size=plan.batch_size,
             accumulation=plan.accumulation,
             denoiser_lr=config.optim.lr,
-            text_encoder_lr=(config.optim.text_encoder_lr or config.optim.lr) if trains_text else 0.0,
+            text_encoder_lr=config.optim.encoder_lr if trains_text else 0.0,
             optimizer=plan.optimizer,
             lr_schedule=config.optim.schedule,
             warmup_steps=plan.warmup_steps,
@@ -60,10 +61,16 @@ def metadata(training: Training, step: int) -> dict[str, str]:
             author=config.export.author,
             description=f"Teaches a {config.run.goal}, made with sdtrainer.",
             config_text=to_toml(config),
-            path_settings=tuple(knob.path for knob in knobs() if knob.is_path),
+            path_settings=_private_settings(training),
             **training.method.provenance(config.method),
         )
     )
+
+
+def _private_settings(training: Training) -> tuple[str, ...]:
+    """The settings that hold paths of the user's disk. A hub id or the starter's name is none."""
+    is_public = training.plan.facts.layout == "hub" or training.plan.config.base.path == STARTER
+    return tuple(knob.path for knob in knobs() if knob.is_path and not (is_public and knob.path == "base.path"))
 
 
 def _began(training: Training) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from .data.captions import chunks_needed
 from .seams import Family, Parts
 
 if TYPE_CHECKING:
@@ -39,36 +40,41 @@ class Sampler:
 
     def draw(self, request: Request) -> Image:
         """Return the picture. Same request, same weights: same picture; the global random state is left alone."""
+        return self.draw_all([request])[0]
+
+    def draw_all(self, requests: Sequence[Request]) -> list[Image]:
+        """Return the pictures of requests that differ only in prompt, negative prompt and seed."""
+        first = requests[0]
         with torch.no_grad(), evaluating(self.parts), self._autocast():
-            wanted, unwanted = self._embed(request)
+            wanted, unwanted = self._embed(requests)
             latents = self.pipeline(
                 prompt_embeds=wanted,
                 negative_prompt_embeds=unwanted,
-                width=request.width,
-                height=request.height,
-                num_inference_steps=request.steps,
-                guidance_scale=request.guidance,
-                generator=torch.Generator("cpu").manual_seed(request.seed),
+                width=first.width,
+                height=first.height,
+                num_inference_steps=first.steps,
+                guidance_scale=first.guidance,
+                generator=[torch.Generator("cpu").manual_seed(request.seed) for request in requests],
                 output_type="latent",
             ).images
         with torch.no_grad():
             return self._decode(latents)
 
-    def _embed(self, request: Request) -> tuple[torch.Tensor, torch.Tensor]:
-        longest = max(self.family.count_tokens(self.parts, t) for t in (request.prompt, request.negative))
-        chunks = max(1, -(-longest // 75))
-        tokens = self.family.tokenize(self.parts, [request.prompt, request.negative], chunks)
+    def _embed(self, requests: Sequence[Request]) -> tuple[torch.Tensor, torch.Tensor]:
+        first, texts = requests[0], [r.prompt for r in requests] + [r.negative for r in requests]
+        chunks = chunks_needed(texts, lambda text: self.family.count_tokens(self.parts, text))
+        tokens = self.family.tokenize(self.parts, texts, chunks)
         tokens = {name: ids.to(self.device) for name, ids in tokens.items()}
-        size = [request.height, request.width, 0, 0, request.height, request.width]
-        sizes = torch.tensor([size] * 2, dtype=torch.float32, device=self.device)
-        embeds = self.family.encode_text(self.parts, tokens, request.clip_skip, sizes).prompt_embeds
-        return embeds[:1], embeds[1:]
+        size = [first.height, first.width, 0, 0, first.height, first.width]
+        sizes = torch.tensor([size] * len(texts), dtype=torch.float32, device=self.device)
+        embeds = self.family.encode_text(self.parts, tokens, first.clip_skip, sizes).prompt_embeds
+        return embeds[: len(requests)], embeds[len(requests) :]
 
-    def _decode(self, latents: torch.Tensor) -> Image:
+    def _decode(self, latents: torch.Tensor) -> list[Image]:
         vae = self.parts.vae
         shift = vae.config.shift_factor or 0.0
         pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor + shift, return_dict=False)[0]
-        return self.pipeline.image_processor.postprocess(pixels.float(), output_type="pil")[0]
+        return self.pipeline.image_processor.postprocess(pixels.float(), output_type="pil")
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(

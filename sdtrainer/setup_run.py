@@ -6,7 +6,7 @@ A `Training` holds these live objects; the loop and the export use them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -90,8 +90,8 @@ def decide(folder: RunFolder, workspace: Workspace) -> Draft:
 
 def prepare(
     folder: RunFolder, draft: Draft, workspace: Workspace, accelerator: Accelerator
-) -> Iterator[Event | Training]:
-    """Load, cache and attach. Yields events, and last the Training."""
+) -> Generator[Event, None, Training]:
+    """Load, cache and attach. Yields events and returns the Training."""
     plan = draft.plan
     family, method = families.family_of(draft.facts), method_of(plan.config.method.kind)
     yield PhaseBegan("load", f"Loading {plan.facts.title}")
@@ -104,18 +104,10 @@ def prepare(
     yield PhaseBegan("cache", "Preparing images and captions")
     move_to(parts, plan, "cache")
     making = _Making(plan, family, parts, _stores(plan, parts, Cache(workspace.cache)), accelerator)
-    loaders: list[Loader | None] = []
-    for census in (draft.census, draft.validation):
-        if census is None:
-            loaders.append(None)
-            continue
-        for item in _loader(census, making, is_training=census is draft.census):
-            if isinstance(item, Loader):
-                loaders.append(item)
-            else:
-                yield item
-    loader, held_out = loaders
-    assert loader is not None
+    loader = yield from _loader(draft.census, making, plan.config.data)
+    held_out = None
+    if draft.validation is not None:
+        held_out = yield from _loader(draft.validation, making, _plain(plan.config.data))
     seed, rank, world = plan.config.train.seed, accelerator.process_index, accelerator.num_processes
     feed = Feed(loader, plan.batch_size, seed, rank, world)
     yield PhaseBegan("train", f"Teaching with {method.title}")
@@ -123,7 +115,7 @@ def prepare(
     torch.manual_seed(plan.config.train.seed)
     rates = plan.config.optim
     groups = method.attach(
-        parts, plan.config.method, LearningRates(rates.lr, rates.text_encoder_lr or rates.lr)
+        parts, plan.config.method, LearningRates(rates.lr, rates.encoder_lr)
     )
     for part in plan.trained_parts:
         if plan.place(part, "train").is_checkpointed:
@@ -140,7 +132,7 @@ def prepare(
         trained.average = EMAModel(trained.weights().values(), decay=rates.ema_decay, use_ema_warmup=False)
     autocast = None if plan.precision == "fp32" else DTYPES[plan.precision]
     sampler = Sampler(family, parts, plan.device, autocast)
-    yield Training(
+    return Training(
         folder,
         draft,
         plan,
@@ -186,22 +178,20 @@ def _stores(plan: Plan, parts: Parts, cache: Cache) -> _Stores:
     )
 
 
-def _loader(census: Census, training: _Making, is_training: bool) -> Iterator[Event | Loader]:
-    """Fill the caches for these images. Yields events, and last the Loader of those that could be read."""
-    plan, stores = training.plan, training.stores
-    items = plan_items(
-        census.samples, plan.config.data if is_training else _plain(plan.config.data), plan.resolutions
-    )
+def _loader(census: Census, making: _Making, section: DataSection) -> Generator[Event, None, Loader]:
+    """Fill the caches for these images; returns the Loader of those that could be read."""
+    plan, stores, accelerator = making.plan, making.stores, making.accelerator
+    items = plan_items(census.samples, section, plan.resolutions)
     pace, filling = Pace(), None
-    mine = items[training.accelerator.process_index :: training.accelerator.num_processes]
+    mine = items[accelerator.process_index :: accelerator.num_processes]
     if plan.cache_latents:
-        for filling in fill_latents(mine, stores.latents, training.encode, ENCODE_BATCH):
+        for filling in fill_latents(mine, stores.latents, making.encode, ENCODE_BATCH):
             if pace.is_due() or filling.done == filling.total:
                 yield Progress(
                     filling.done, filling.total, "images", pace.seconds_left(filling.done, filling.total)
                 )
-        training.accelerator.wait_for_everyone()
-        for filling in fill_latents(items, stores.latents, training.encode, ENCODE_BATCH):
+        accelerator.wait_for_everyone()
+        for filling in fill_latents(items, stores.latents, making.encode, ENCODE_BATCH):
             pass
     else:
         for filling in check_images(items, stores.latents.cache):
@@ -216,14 +206,14 @@ def _loader(census: Census, training: _Making, is_training: bool) -> Iterator[Ev
     if not items:
         raise UserError("Images: none of them could be read.", "Replace the broken files.", "data.folder")
     if plan.cache_text:
-        for filled in fill_text(captions_of(items), stores.texts, training.encode_text):
+        for filled in fill_text(captions_of(items), stores.texts, making.encode_text):
             if pace.is_due():
                 yield Progress(filled.done, filled.total, "captions", None)
-    yield Loader(
+    return Loader(
         items,
         stores.latents if plan.cache_latents else None,
         stores.texts if plan.cache_text else None,
-        None if plan.cache_text else training.tokenize,
+        None if plan.cache_text else making.tokenize,
         keep_bytes=psutil.virtual_memory().available // 4,
     )
 

@@ -16,6 +16,7 @@ from . import checkpoint, events, planner, provenance
 from .control import Control
 from .events import Event, Failed, Finished, PhaseBegan, RunStarted, Saved
 from .loop import Loop, export_weights
+from .plan import Plan
 from .seams import ExportOrder
 from .section import UserError
 from .setup_run import Training, decide, move_to, prepare
@@ -41,14 +42,8 @@ def train(folder: RunFolder, workspace: Workspace, control: Control, more_steps:
     saved = checkpoint.saved(folder.checkpoints)
     start = checkpoint.read_notes(saved[-1])["step"] if saved else 0
     yield RunStarted(folder.name, start, plan.total_steps)
-    accelerator = Accelerator(mixed_precision=_MIXED[plan.precision], cpu=plan.device == "cpu")
-    training = None
-    for item in prepare(folder, draft, workspace, accelerator):
-        if isinstance(item, Training):
-            training = item
-        else:
-            yield item
-    assert training is not None
+    accelerator = accelerator_of(plan)
+    training = yield from prepare(folder, draft, workspace, accelerator)
     if saved:
         checkpoint.load(saved[-1], training.trained)
     loop = Loop(training, control, start)
@@ -56,6 +51,11 @@ def train(folder: RunFolder, workspace: Workspace, control: Control, more_steps:
     if loop.ending != "suspended":
         yield from _export(training, loop)
     accelerator.end_training()
+
+
+def accelerator_of(plan: Plan) -> Accelerator:
+    """Return accelerate's hand on mixed precision and several processes; its state is one per process."""
+    return Accelerator(mixed_precision=_MIXED[plan.precision], cpu=plan.device == "cpu")
 
 
 def record(folder: RunFolder, happenings: Iterator[Event]) -> Iterator[Event]:

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from sdtrainer.data import atomic
+from sdtrainer import files
 from sdtrainer.data.overlay import Overlay, overlay_for
 from sdtrainer.data.scan import scan
 from sdtrainer.data.section import DataSection
@@ -80,14 +80,14 @@ def test_writing_twice_is_undone_to_the_first_text(tmp_path, folder):
 
 def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     target = tmp_path / "file.json"
-    atomic.write(target, b"old")
+    files.write_bytes(target, b"old")
 
     def full(_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(atomic.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="disk full"):
-        atomic.write(target, b"new")
+        files.write_bytes(target, b"new")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
 

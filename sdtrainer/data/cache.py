@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import atomic
+from .. import files
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +50,7 @@ class Cache:
     def put(self, key: str, tensors: dict[str, torch.Tensor]) -> None:
         from safetensors.torch import save
 
-        atomic.write(
+        files.write_bytes(
             self._file(key), save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
         )
 
@@ -110,7 +110,7 @@ class Cache:
                 continue
         if len(lines) > 2 * len(self._facts) + 100:
             whole = "".join(json.dumps([path, *entry]) + "\n" for path, entry in self._facts.items())
-            atomic.write(self._facts_file, whole.encode())
+            files.write_bytes(self._facts_file, whole.encode())
 
 
 def _sha256(path: Path) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..section import UserError
-from . import atomic
 from .census import Census, Sample
 from .texts import decode, one_line
 
@@ -70,7 +70,7 @@ class Overlay:
         names = {file: file.relative_to(census.folder).as_posix() for file in texts}
         self._change(lambda data: [_keep(data["replaced"], names[file], file, texts[file]) for file in texts])
         for file, text in texts.items():
-            atomic.write(file, text.encode())
+            files.write_bytes(file, text.encode())
         self.drop(*(sample.path for sample in edited))
         return list(texts)
 
@@ -86,7 +86,7 @@ class Overlay:
                 if entry["before"] is None:
                     file.unlink()
                 else:
-                    atomic.write(file, entry["before"].encode())
+                    files.write_bytes(file, entry["before"].encode())
                 restored.append(file)
         self._change(lambda data: data["replaced"].clear())
         return restored
@@ -95,7 +95,7 @@ class Overlay:
         with _writing:
             data = self._read()
             edit(data)
-            atomic.write(self.path, json.dumps(data, ensure_ascii=False, indent=1, sort_keys=True).encode())
+            files.write_bytes(self.path, json.dumps(data, ensure_ascii=False, indent=1, sort_keys=True).encode())
             self._data = data
 
     def _read(self) -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""A run's result, or any adapter file, put on its base model for drawing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import events, families
+from .config import Config, build, parse
+from .events import Finished
+from .families import BaseSection
+from .formats.safetensors_file import read_header
+from .sample import Sampler
+from .section import UserError
+from .workspace import RunFolder
+
+ADAPTER = "result"
+
+
+def exported_file(folder: RunFolder) -> Path:
+    """Return the file that a run exported last. Raises UserError if there is none."""
+    ends = [event for event, _ in events.read(folder.events_file) if isinstance(event, Finished)]
+    path = folder.path / ends[-1].path if ends else None
+    if path is None or not path.is_file():
+        raise UserError(f"Run '{folder.name}' has no exported file yet.", "Let it finish, or press Stop and keep.")
+    return path
+
+
+def config_inside(file: Path) -> Config | None:
+    """Return the settings that an exported file carries, or None."""
+    text = read_header(file).metadata.get("sdtrainer_config")
+    return build(parse(text, file.name), file.name) if text else None
+
+
+def sampler(base: str, adapter: Path | None = None, strength: float = 1.0) -> Sampler:
+    """Load a base model, with an adapter file on it at a strength, ready to draw.
+
+    Raises:
+        UserError: the base is not found, or the adapter does not fit it.
+    """
+    import torch
+
+    from .hardware import detect
+
+    machine = detect()
+    has_bf16 = machine.card is not None and machine.card.has_bf16
+    dtype = {"cuda": torch.bfloat16 if has_bf16 else torch.float16}.get(machine.device, torch.float32)
+    facts = families.recognise(BaseSection(path=base))
+    family = families.family_of(facts)
+    parts = family.load(facts, facts.parts, {p: torch.float32 if p == "vae" else dtype for p in facts.parts})
+    for module in parts.modules.values():
+        module.to(machine.device)
+    drawing = Sampler(family, parts, machine.device, None if dtype is torch.float32 else dtype)
+    if adapter is not None:
+        _put_on(drawing, adapter, strength)
+    return drawing
+
+
+def _put_on(drawing: Sampler, adapter: Path, strength: float) -> None:
+    read_header(adapter)
+    try:
+        drawing.pipeline.load_lora_weights(str(adapter.parent), weight_name=adapter.name, adapter_name=ADAPTER)
+        drawing.pipeline.set_adapters([ADAPTER], [strength])
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise UserError(
+            f"{adapter.name} does not fit this base model ({str(error).splitlines()[0][:120]}).",
+            "Choose the base model that it was trained on.",
+        ) from error
