@@ -19,7 +19,7 @@ HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "gradio", "
 
 
 def complaint(text: str, tmp_path: Path, *assignments: str) -> UserError:
-    """What a run file with this text, and these words of the command line, is refused with."""
+    """Return what a run file of this text, with these words of the command line, is refused with."""
     path = tmp_path / "run.toml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as raised:
@@ -33,7 +33,7 @@ def built(*assignments: str) -> Config:
     return build(with_changes({}, assignments))
 
 
-# -- declarations ----------------------------------------------------------------------------------------------
+# -- declarations -----------------------------------------------------------------------------------
 
 
 def test_every_setting_has_title_help_and_bounds() -> None:
@@ -81,42 +81,69 @@ def test_what_is_allowed_is_said_exactly(path: str, words: str) -> None:
 
 
 def test_importing_the_settings_imports_nothing_heavy() -> None:
-    code = f"import sys, sdtrainer.config, sdtrainer.presets; print([m for m in {HEAVY} if m in sys.modules])"
+    code = f"import sys, sdtrainer.presets; print([m for m in {HEAVY} if m in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
 
 
-# -- what is refused, and how ----------------------------------------------------------------------------------
+# -- what is refused, and how -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("text", "path", "sentence"),
     [
-        ("[train]\nsteps = 3\nbatch_size = 0\n", "train.batch_size",
-         "line 3: Batch size (train.batch_size) is 0. Allowed: a whole number from 1 to 256."),
+        (
+            "[train]\nsteps = 3\nbatch_size = 0\n",
+            "train.batch_size",
+            "line 3: Batch size (train.batch_size) is 0. Allowed: a whole number from 1 to 256.",
+        ),
         ("[train]\nbatch_size = 2.5\n", "train.batch_size", "line 2: Batch size (train.batch_size) is 2.5."),
-        ("[train]\nbatch_size = true\n", "train.batch_size", "line 2: Batch size (train.batch_size) is True."),
+        (
+            "[train]\nbatch_size = true\n",
+            "train.batch_size",
+            "line 2: Batch size (train.batch_size) is True.",
+        ),
         ('[train]\nbatch_size = "4"\n', "train.batch_size", "line 2: Batch size (train.batch_size) is '4'."),
         ("train.batch_size = 999\n", "train.batch_size", "line 1: Batch size (train.batch_size) is 999."),
         ("train = { batch_size = 0 }\n", "train.batch_size", "line 1: Batch size (train.batch_size) is 0."),
         ("[optim]\nlr = 0\n", "optim.lr", "is 0. Allowed: a number, above 0 and at most 10."),
         ("[optim]\nlr = nan\n", "optim.lr", "line 2: Learning rate (optim.lr) is nan."),
         ("[optim]\nlr = 2024-01-01\n", "optim.lr", "line 2: Learning rate (optim.lr) is datetime.date"),
-        ("[train]\nresolution = 100\n", "train.resolution", "Allowed: sides are multiples of 8 from 64 to 2048"),
-        ("[train]\nsteps = \"50%\"\n", "train.steps", "Allowed: write steps (1500) or epochs (10 epochs)."),
+        (
+            "[train]\nresolution = 100\n",
+            "train.resolution",
+            "Allowed: sides are multiples of 8 from 64 to 2048",
+        ),
+        ('[train]\nsteps = "50%"\n', "train.steps", "Allowed: write steps (1500) or epochs (10 epochs)."),
         ("[train]\nsteps = 0\n", "train.steps", "Allowed: at least one step is needed."),
-        ("[train]\nsteps = true\n", "train.steps", "Length (train.steps) is True. Allowed: a number of steps"),
+        (
+            "[train]\nsteps = true\n",
+            "train.steps",
+            "Length (train.steps) is True. Allowed: a number of steps",
+        ),
         ('[sample]\nevery = "101%"\n', "sample.every", "Allowed: a part of the run is at most 100%."),
         ('[sample]\nprompts = ["a",\n 3]\n', "sample.prompts", "line 2: Prompts (sample.prompts) is 3."),
-        ('[export]\nformats = ["zip"]\n', "export.formats", "is 'zip'. Allowed: a list of kohya and diffusers."),
+        (
+            '[export]\nformats = ["zip"]\n',
+            "export.formats",
+            "is 'zip'. Allowed: a list of kohya and diffusers.",
+        ),
         ('[run]\nname = "../up"\n', "run.name", "line 2: Name (run.name) is '../up'. Allowed: use letters"),
         ("[run]\nname = 3\n", "run.name", "line 2: Name (run.name) is 3. Allowed: text"),
-        ('[method]\nkind = "magic"\n', "method.kind", "line 2: Method (method.kind) is 'magic'. Allowed: one of lora"),
-        ("[method]\nrank = 0\n", "method.rank", "line 2: Rank (method.rank) is 0. Allowed: a whole number from 1"),
+        (
+            '[method]\nkind = "magic"\n',
+            "method.kind",
+            "line 2: Method (method.kind) is 'magic'. Allowed: one of lora",
+        ),
+        (
+            "[method]\nrank = 0\n",
+            "method.rank",
+            "line 2: Rank (method.rank) is 0. Allowed: a whole number from 1",
+        ),
         ("# hello\ntrain = 3\n", "train", "line 2: 'train' is a section, not a setting."),
         ("schema = 7\n", "schema", "line 1: Schema (schema) is 7. Allowed: 1."),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_value_is_named_with_title_path_value_place_and_what_is_allowed(
     text: str, path: str, sentence: str, tmp_path: Path
 ) -> None:
@@ -167,7 +194,7 @@ def test_missing_file_and_folder_are_refused_by_name(tmp_path: Path) -> None:
             configs.load(path)
 
 
-# -- the command line ------------------------------------------------------------------------------------------
+# -- the command line -------------------------------------------------------------------------------
 
 
 def test_overrides_are_toml_and_bare_words_are_text() -> None:
@@ -211,7 +238,7 @@ def test_another_kind_drops_the_old_kinds_fields_and_the_same_kind_keeps_them() 
     assert old["method"] == {"kind": "lora", "rank": 4}
 
 
-# -- files of former times -------------------------------------------------------------------------------------
+# -- files of former times --------------------------------------------------------------------------
 
 
 def test_renamed_settings_of_an_older_schema_are_read(
@@ -230,7 +257,7 @@ def test_renamed_settings_of_an_older_schema_are_read(
     assert "no setting 'train.length'" in str(complaint("schema = 2\n[train]\nlength = 1", tmp_path))
 
 
-# -- durations -------------------------------------------------------------------------------------------------
+# -- durations --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -261,7 +288,7 @@ def test_other_durations_are_refused(written: Any) -> None:
         build({"sample": {"every": written}})
 
 
-# -- there and back --------------------------------------------------------------------------------------------
+# -- there and back ---------------------------------------------------------------------------------
 
 _SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "run.name": st.sampled_from(["a", "my lora 2.1", "zib_robot-3", "Ünïcode"]),
