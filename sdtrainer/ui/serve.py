@@ -33,6 +33,7 @@ class Served:
     desk: Desk
     access: Access
     sharing: Sharing
+    page: Page
     blocks: gr.Blocks
     url: str
 
@@ -54,7 +55,8 @@ def serve(
     access = Access(workspace, is_public=not is_loopback(host))
     desk = Desk(workspace, access)
     sharing = Sharing(access, open_tunnel)
-    blocks = Page(desk, sharing).build()
+    page = Page(desk, sharing)
+    blocks = page.build()
     blocks.queue(default_concurrency_limit=8)
     sharing.port = _free_port(host, port)
     _, url, _ = blocks.launch(
@@ -83,7 +85,7 @@ def serve(
             "title": TITLE,
         },
     )
-    return Served(desk, access, sharing, blocks, url)
+    return Served(desk, access, sharing, page, blocks, url)
 
 
 def _user(request: Request) -> str | None:

@@ -73,8 +73,8 @@ class Vram:
         verdict = "fits" if free > 0 else "does not fit"
         held = f"{words.size(sum(parts.values()))} of {words.size(total)}"
         note = (
-            "Activations, the working memory of each step, are not counted yet: a step needs room in the free "
-            "squares, more of it for larger pictures and batches."
+            "Activations, the working memory of each step, are not counted yet: a step needs room in the "
+            "free squares, more of it for larger pictures and batches."
         )
         return (
             tag(

@@ -1,0 +1,88 @@
+"""The form has every setting once, and a config goes through it unchanged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from sdtrainer import config as configs
+from sdtrainer.config import Config, knobs
+from sdtrainer.section import UserError
+from sdtrainer.ui.form import Form, shape
+
+SECTIONS = tuple(Config.model_fields)
+
+
+@pytest.fixture(scope="module")
+def form() -> Form:
+    form = Form()
+    with gr.Blocks():
+        form.place("data.folder")
+        form.place_kind()
+        form.place_level(SECTIONS, "basic")
+        form.place_level(SECTIONS, "advanced")
+    return form
+
+
+def held(form: Form, values: dict[str, Any]) -> dict[Any, Any]:
+    """What the components hold once the page has been filled."""
+    filled = form.fill(values)
+    return {component: filled.get(component, component.value) for component in form.components}
+
+
+def test_every_setting_has_one_component_with_its_title_and_help(form: Form) -> None:
+    assert len(form.fields) == len(knobs()) > 60
+    for field in form.fields.values():
+        assert field.widget.label.startswith(field.knob.title) and field.widget.info == field.knob.help
+
+
+def test_a_config_goes_through_the_form_unchanged(form: Form) -> None:
+    config = configs.build(
+        {
+            "train": {"resolution": [512, 768], "steps": "10 epochs", "batch_size": 3},
+            "method": {"kind": "lora", "own_targets": ["*attn2.to_k"], "alpha": 0.5},
+            "sample": {"prompts": ["a robot", "an apple, red"]},
+            "optim": {"lr": 5e-6},
+            "export": {"formats": ["kohya", "diffusers"]},
+        }
+    )
+    assert configs.build(form.read(held(form, config.values()))) == config
+
+
+def test_the_defaults_go_through_the_form_unchanged(form: Form) -> None:
+    assert configs.build(form.read(held(form, Config().values()))) == Config()
+
+
+def test_a_wrong_field_is_marked_with_the_sentence_and_unmarked_again(form: Form) -> None:
+    values = held(form, Config().values())
+    rank = form.field("method.rank", "lora")
+    assert rank
+    values[rank.widget] = 0
+    with pytest.raises(UserError) as caught:
+        configs.build(form.read(values))
+    marks = form.mark(caught.value, "lora", "")
+    assert "wrong" in marks[rank.widget]["elem_classes"] and "Rank" in marks[rank.widget]["info"]
+    assert form.mark(None, "lora", "method.rank")[rank.widget]["info"] == rank.knob.help
+
+
+@pytest.mark.parametrize("text", ["", "abc", "512, x", "-5"])
+def test_a_resolution_that_is_no_number_is_refused_by_name(form: Form, text: str) -> None:
+    values = held(form, Config().values())
+    field = form.field("train.resolution", "lora")
+    assert field and shape(field.knob) == "sizes"
+    values[field.widget] = text
+    with pytest.raises(UserError) as caught:
+        configs.build(form.read(values))
+    assert caught.value.path == "train.resolution"
+
+
+def test_an_empty_number_is_refused_by_name(form: Form) -> None:
+    values = held(form, Config().values())
+    field = form.field("train.batch_size", "lora")
+    assert field
+    values[field.widget] = None
+    with pytest.raises(UserError) as caught:
+        configs.build(form.read(values))
+    assert caught.value.path == "train.batch_size"
