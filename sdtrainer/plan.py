@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any, Literal
 
 from . import diffusion, optim
@@ -92,7 +93,12 @@ class Plan:
 
     @property
     def epochs(self) -> float:
-        return self.total_steps / self.steps_per_epoch
+        return self.total_steps * self.accumulation / self.micro_batches
+
+    @property
+    def showings(self) -> float:
+        """How often each image is shown."""
+        return self.epochs * self.images_per_epoch / self.num_images
 
     @property
     def trained_parts(self) -> tuple[str, ...]:
@@ -129,12 +135,12 @@ def resolve(
     chosen = items.plan_items(census.samples, config.data, resolutions)
     batch, accumulation = config.train.batch_size, config.optim.accumulation
     micro_batches = items.num_batches(chosen, batch, machine.processes)
-    steps_per_epoch = max(1, math.ceil(micro_batches / accumulation))
-    total = steps_of(config.train.steps, steps_per_epoch, 0)
+    per_epoch = Fraction(micro_batches, accumulation)  # rounded here, ten epochs would grow to many more
+    total = steps_of(config.train.steps, per_epoch, 0)
     counts = items.bucket_counts(chosen)
 
     def every(duration: str) -> int:
-        return steps_of(duration, steps_per_epoch, total)
+        return steps_of(duration, per_epoch, total)
 
     plan = Plan(
         config=config,
@@ -154,7 +160,7 @@ def resolve(
         num_validation=len(validation.samples) if validation else 0,
         images_per_epoch=sum(item.repeats for item in chosen),
         micro_batches=micro_batches,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=math.ceil(per_epoch),
         total_steps=total,
         first_total_steps=total,
         warmup_steps=every(config.optim.warmup),
@@ -210,10 +216,8 @@ def _optimizer(config: Config, machine: Machine, choices: _Choices) -> str:
 
 
 def _resolutions(config: Config, facts: Facts, choices: _Choices) -> tuple[int, ...]:
-    own = (facts.resolution,)
-    return config.train.resolutions or choices.make(
-        "train.resolution", own, f"{facts.title} was made for {facts.resolution} px"
-    )
+    why = f"{facts.title} was made for {facts.resolution} px"
+    return config.train.resolutions or (choices.make("train.resolution", facts.resolution, why),)
 
 
 def _checkpointing(config: Config, machine: Machine, resolutions: tuple[int, ...], choices: _Choices) -> bool:
@@ -234,7 +238,7 @@ def _cache_text(config: Config, facts: Facts, trained: tuple[str, ...], choices:
 def _cache(path: str, wanted: str, reason: str, choices: _Choices) -> bool:
     what = "text" if path.endswith("text") else "latents"
     if wanted == "on" and reason:
-        raise UserError(f"Caching of {what} is 'on', but {reason}.", "Choose 'auto'.", path)
+        raise UserError(f"Cache {what} is 'on', but {reason}.", "Choose 'auto'.", path)
     if wanted != "auto":
         return wanted == "on"
     why = f"not possible: {reason}" if reason else "computed once, so that steps run only the denoiser"
@@ -289,8 +293,8 @@ def _advice(plan: Plan, census: Census) -> list[Advice]:
         found.append(
             Advice(f"The longest caption fills {plan.chunks} windows of 75 tokens; all of it is used.")
         )
-    if plan.epochs > 400:
-        found.append(Advice(f"Every image is shown {plan.epochs:.0f} times: it may be learnt by heart."))
+    if plan.showings > 400:
+        found.append(Advice(f"Every image is shown {plan.showings:.0f} times: it may be learnt by heart."))
     small = [s for s in census.samples if min(s.width, s.height) < 0.5 * max(plan.resolutions)]
     if small:
         found.append(

@@ -113,7 +113,7 @@ Duration = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_dura
 """A length of training as written: "1500" (steps), "10 epochs" or "25%" of a run. The plan makes steps."""
 
 
-def steps_of(duration: str, steps_per_epoch: int, total_steps: int) -> int:
+def steps_of(duration: str, steps_per_epoch: int | Fraction, total_steps: int) -> int:
     """Return a Duration in optimizer steps, rounded up; 0 stays 0. In floats 7% of 100 would be 8."""
     if duration.endswith("%"):
         return math.ceil(Fraction(duration[:-1]) * total_steps / 100)
