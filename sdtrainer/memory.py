@@ -51,7 +51,7 @@ class Ledger:
 
 
 def estimate(plan: Plan) -> Ledger:
-    """Sum the plan's placements. Under a millisecond after the first call for a base model and method."""
+    """Sum the plan's placements. A few milliseconds after the first call for a base model and method."""
     counts = _count(_Subject(plan.facts, plan.config.method))
     rows = []
     for place in plan.placements:
