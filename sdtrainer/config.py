@@ -1,7 +1,7 @@
 """Config: everything that a person can ask of a run, and its TOML form.
 
-Owns the sections that belong to no one room, the assembly of all sections, loading and saving run files and
-presets, and the table of renamed settings. Decides nothing: "auto" is resolved in the plan.
+Owns the assembly of all sections, loading and saving run files and presets, the table of renamed settings and
+the words for a wrong one. Decides nothing: "auto" is resolved in the plan.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Union
 
 import tomlkit
 from pydantic import Field, ValidationError, field_validator
@@ -23,189 +23,12 @@ from .families import BaseSection
 from .methods import METHODS
 from .methods import sections as method_sections
 from .optim import OptimSection
-from .section import Duration, Knob, Section, UserError, knob, override, walk
+from .run_sections import CheckpointSection, ExportSection, RunSection, SampleSection, TrainSection
+from .section import Knob, Section, UserError, override, walk
 
 SCHEMA = 1
 RENAMED: Mapping[int, Mapping[str, str]] = {}
 """Renames by the schema that they ended: {1: {"train.old": "train.new"}} is for schema 1 and before."""
-
-
-class RunSection(Section):
-    """The run as a whole."""
-
-    name: str = knob(
-        "my-lora",
-        "Name",
-        "Names the run folder and the exported file. Letters, digits, spaces, dots, dashes and underscores.",
-        level="basic",
-        max_length=80,
-    )
-    goal: Literal["subject", "style", "concept"] = knob(
-        "subject",
-        "Goal",
-        "What is taught: one subject (a person, pet or object), a style, or a broader concept. Used for "
-        "advice and in the file's description.",
-        level="basic",
-    )
-    note: str = knob("", "Note", "Anything worth remembering about this run.", lines=2)
-
-    @field_validator("name")
-    @classmethod
-    def _is_file_name(cls, name: str) -> str:
-        if not re.fullmatch(r"\w[\w .\-]*", name) or name.endswith((".", " ")):
-            raise ValueError(
-                "use letters, digits, spaces, dots, dashes and underscores, beginning with a letter or digit"
-            )
-        return name
-
-
-class TrainSection(Section):
-    """How long and how finely."""
-
-    steps: Duration = knob(
-        "1500",
-        "Length",
-        "Steps (1500) or epochs (10 epochs; one epoch shows every image, with its repeats, once). Too few "
-        "learns nothing; too many learns the pictures by heart.",
-        level="basic",
-    )
-    batch_size: int = knob(
-        1,
-        "Batch size",
-        "Images per step. Larger is smoother and uses the card better, but needs more memory.",
-        unit="images",
-        level="basic",
-        ge=1,
-        le=256,
-    )
-    resolution: int | list[int] = knob(
-        0,
-        "Resolution",
-        "Size of the training pictures: their area is that of a square of this side. 0 takes what the model "
-        "was made for. A list such as [512, 768] trains on several sizes at once.",
-        unit="px",
-        level="basic",
-    )
-    seed: int = knob(
-        42, "Seed", "The same seed and settings give the same result on the same machine.", ge=0, le=2**31 - 1
-    )
-    precision: Literal["auto", "fp32", "fp16", "bf16"] = knob(
-        "auto",
-        "Precision",
-        "Number format of the computation. 'auto' takes bf16 where the card has it, else fp16, and fp32 on a "
-        "processor. fp32 needs about twice the memory and time.",
-    )
-    checkpointing: Literal["auto", "on", "off"] = knob(
-        "auto",
-        "Gradient checkpointing",
-        "Saves much memory by computing some things twice; each step takes about a quarter longer.",
-    )
-    validate_every: Duration = knob(
-        "10%",
-        "Validate every",
-        "How often the loss on held-out images is measured. Needs validation images; 0 switches it off.",
-    )
-
-    @field_validator("steps")
-    @classmethod
-    def _is_absolute(cls, steps: str) -> str:
-        if steps.endswith("%"):
-            raise ValueError("write steps (1500) or epochs (10 epochs)")
-        if float(steps.split()[0]) <= 0:
-            raise ValueError("at least one step is needed")
-        return steps
-
-    @field_validator("resolution")
-    @classmethod
-    def _is_sensible(cls, resolution: int | list[int]) -> int | list[int]:
-        sides = resolution if isinstance(resolution, list) else [resolution]
-        for side in sides:
-            if resolution != 0 and (side < 64 or side > 2048 or side % 8):
-                raise ValueError("sides are multiples of 8 from 64 to 2048, or 0 for the model's own")
-        if not sides:
-            raise ValueError("give at least one size")
-        return resolution
-
-    @property
-    def resolutions(self) -> tuple[int, ...]:
-        """The sizes asked for; empty for the model's own."""
-        sides = self.resolution if isinstance(self.resolution, list) else [self.resolution]
-        return tuple(sides) if sides != [0] else ()
-
-
-class SampleSection(Section):
-    """Pictures drawn while training, to watch what is learnt."""
-
-    prompts: list[str] = knob(
-        [],
-        "Prompts",
-        "One picture is drawn for each line, with the same seeds every time. Use the trigger word in some "
-        "and leave it out in others. Empty: no pictures.",
-        level="basic",
-        lines=4,
-    )
-    every: Duration = knob(
-        "10%", "Draw every", "How often pictures are drawn. 0 draws only at the end.", level="basic"
-    )
-    at_start: bool = knob(
-        True, "Draw before training", "Shows what the model draws before it has learnt anything."
-    )
-    negative: str = knob("", "Negative prompt", "What the pictures should not show.")
-    steps: int = knob(
-        25, "Sampling steps", "More is finer and slower; 20-30 is usual.", unit="steps", ge=1, le=200
-    )
-    guidance: float = knob(
-        7.0, "Guidance", "How strictly the prompt is followed; too high burns the colours.", ge=1, le=30
-    )
-    width: int = knob(0, "Width", "0 takes the training resolution.", unit="px", ge=0, le=2048, multiple_of=8)
-    height: int = knob(
-        0, "Height", "0 takes the training resolution.", unit="px", ge=0, le=2048, multiple_of=8
-    )
-    seed: int = knob(1, "First seed", "Prompt number n is drawn with this seed + n.", ge=0, le=2**31 - 1)
-
-
-class CheckpointSection(Section):
-    """Saved states from which a run can go on."""
-
-    every: Duration = knob(
-        "10%",
-        "Save a checkpoint every",
-        "How much work a crash may cost. 0 saves none before the end.",
-        level="basic",
-    )
-    keep: int = knob(
-        2,
-        "Checkpoints kept",
-        "Older ones are deleted. Each holds weights and optimizer state.",
-        ge=1,
-        le=1000,
-    )
-
-
-class ExportSection(Section):
-    """The files for other programs."""
-
-    precision: Literal["fp32", "fp16", "bf16"] = knob(
-        "fp16",
-        "Stored as",
-        "Number format of the exported file. fp16 halves the size; the loss is not visible.",
-    )
-    formats: list[Literal["kohya", "diffusers"]] = knob(
-        ["kohya"],
-        "Formats",
-        "kohya: read by A1111, Forge, ComfyUI and diffusers. diffusers: that library's own layout.",
-    )
-    title: str = knob(
-        "", "Title", "Shown by programs that read the file's description. Empty: the run's name."
-    )
-    author: str = knob("", "Author", "Stored in the file if given.")
-
-    @field_validator("formats")
-    @classmethod
-    def _not_empty(cls, formats: list[str]) -> list[str]:
-        if not formats:
-            raise ValueError("choose at least one format")
-        return formats
 
 
 # built from the list of methods
