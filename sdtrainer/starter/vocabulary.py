@@ -88,13 +88,8 @@ def _merged(pieces: tuple[str, ...], pair: Pair) -> tuple[str, ...]:
 
 
 def _write_settings(folder: Path) -> None:
-    special = {
-        "bos_token": _special(START),
-        "eos_token": _special(END),
-        "unk_token": _special(END),
-        "pad_token": END,
-    }
-    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
+    # Plain strings: the one form that every release of transformers reads alike.
+    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     settings = {
         "add_prefix_space": False,
         "do_lower_case": True,
@@ -103,14 +98,5 @@ def _write_settings(folder: Path) -> None:
         "tokenizer_class": "CLIPTokenizer",
         **special,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-
-
-def _special(token: str) -> dict[str, object]:
-    return {
-        "content": token,
-        "lstrip": False,
-        "normalized": True,
-        "rstrip": False,
-        "single_word": False,
-    }
+    for name, content in (("special_tokens_map", special), ("tokenizer_config", settings)):
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
