@@ -6,6 +6,7 @@ A `Training` holds these live objects; the loop and the export use them.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
@@ -84,7 +85,8 @@ def decide(folder: RunFolder, workspace: Workspace) -> Draft:
     family = families.family_of(facts)
     tokenizers = family.load(facts, (), {})
     made = planner.draft(config, workspace, detect(), partial(family.count_tokens, tokenizers))
-    planner.save(made, folder)
+    if os.environ.get("RANK", "0") == "0":
+        planner.save(made, folder)
     return made
 
 

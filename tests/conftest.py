@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,18 +83,20 @@ class Killed(Exception):
 
 
 @pytest.fixture
-def trainer(workspace: Workspace, base: Path, images: Path, held_out: Path) -> Iterator[Trainer]:
-    yield Trainer(
-        workspace,
-        {
-            "run": {"name": "test"},
-            "base": {"path": str(base)},
-            "data": {"folder": str(images), "validation_folder": str(held_out)},
-            "method": {"kind": "lora", "rank": 2, "alpha": 4.0, "dropout": 0.1},
-            "train": {"steps": "12", "batch_size": 2, "resolution": 64, "validate_every": "6"},
-            "optim": {"lr": 1e-3, "warmup": "2", "schedule": "cosine"},
-            "sample": {"prompts": ["a zib disc"], "steps": 2, "every": "6"},
-            "checkpoint": {"every": "4"},
-            "export": {"precision": "fp32"},
-        },
-    )
+def trainer(workspace: Workspace, base: Path, images: Path, held_out: Path) -> Trainer:
+    return make_trainer(workspace, base, images, held_out)
+
+
+def make_trainer(workspace: Workspace, base: Path, images: Path, held_out: Path) -> Trainer:
+    values = {
+        "run": {"name": "test"},
+        "base": {"path": str(base)},
+        "data": {"folder": str(images), "validation_folder": str(held_out)},
+        "method": {"kind": "lora", "rank": 2, "alpha": 4.0, "dropout": 0.1},
+        "train": {"steps": "12", "batch_size": 2, "resolution": 64, "validate_every": "6"},
+        "optim": {"lr": 1e-3, "warmup": "2", "schedule": "cosine"},
+        "sample": {"prompts": ["a zib disc"], "steps": 2, "every": "6"},
+        "checkpoint": {"every": "4"},
+        "export": {"precision": "fp32"},
+    }
+    return Trainer(workspace, values)

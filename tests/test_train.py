@@ -177,7 +177,9 @@ def test_accumulation_equals_a_larger_batch(trainer: Trainer) -> None:
     assert of(Stepped, happened)[-1].images_seen == 4 * 3 * 2
 
 
-def test_one_bad_batch_is_left_out_and_the_run_goes_on(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_bad_batch_is_left_out_and_the_run_goes_on(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _poison(monkeypatch, at={7})
     folder = trainer.new()
     happened = trainer.run(folder)
@@ -188,13 +190,19 @@ def test_one_bad_batch_is_left_out_and_the_run_goes_on(trainer: Trainer, monkeyp
     assert len(losses(folder)) == 12 and losses(folder)[7] is None
 
 
-def test_loss_that_stays_broken_ends_with_a_clear_error(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_that_stays_broken_ends_with_a_clear_error(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _poison(monkeypatch, at=set(range(3, 100)))
     folder = trainer.new()
     with pytest.raises(UserError, match="stopped being a number"):
         trainer.run(folder)
     assert not list(folder.output.iterdir())
-    assert all(t.isfinite().all() for s in checkpoint.saved(folder.checkpoints) for t in load_file(s / "weights.safetensors").values())
+    assert all(
+        t.isfinite().all()
+        for s in checkpoint.saved(folder.checkpoints)
+        for t in load_file(s / "weights.safetensors").values()
+    )
 
 
 def _die_at(step: int) -> Any:

@@ -49,7 +49,9 @@ def make_tokenizer(folder: Path):  # type: ignore[no-untyped-def]
     folder.mkdir(parents=True, exist_ok=True)
     letters = [chr(c) for c in range(33, 127)]
     words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}), encoding="utf-8")
+    (folder / "vocab.json").write_text(
+        json.dumps({word: i for i, word in enumerate(words)}), encoding="utf-8"
+    )
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77)
 

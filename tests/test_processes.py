@@ -1,0 +1,205 @@
+"""Runs in processes of their own: killed at any instant and resumed, two at a time, driven by the page's job queue."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Trainer, make_trainer
+from safetensors.torch import load_file
+
+from sdtrainer import config as configs
+from sdtrainer import events
+from sdtrainer.events import Event, Finished, PhaseBegan, Saved, Stepped
+from sdtrainer.job import Jobs, status_of
+from sdtrainer.workspace import RunFolder, Workspace
+
+LONG = 240.0
+
+
+@pytest.fixture
+def run_file(trainer: Trainer, tmp_path: Path) -> Path:
+    path = tmp_path / "run.toml"
+    configs.save(settings(trainer), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(
+    base: Path, images: Path, held_out: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, float]:
+    """The file of an uninterrupted run of the same settings, and how many seconds it took."""
+    home = tmp_path_factory.mktemp("whole")
+    file = home / "run.toml"
+    configs.save(settings(make_trainer(Workspace(home / "workspace"), base, images, held_out)), file)
+    began = time.monotonic()
+    return train(file, Workspace(home / "workspace")), time.monotonic() - began
+
+
+def settings(trainer: Trainer) -> configs.Config:
+    return trainer.config(train__steps="40", checkpoint__every="5", data__flip=True)
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "sdtrainer", *map(str, words)]
+
+
+def environment(workspace: Workspace) -> dict[str, str]:
+    return os.environ | {"SDTRAINER_WORKSPACE": str(workspace.root), "OMP_NUM_THREADS": "1"}
+
+
+def train(run_file: Path, workspace: Workspace) -> Path:
+    """Train to the end; returns the path on the last line of stdout."""
+    done = subprocess.run(
+        command("train", run_file), env=environment(workspace), capture_output=True, text=True, timeout=LONG
+    )
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.splitlines()[-1])
+
+
+def kill_when(run_file: Path, workspace: Workspace, is_time: Callable[[list[Event]], bool]) -> RunFolder:
+    """Start a run and kill it with signal 9 as soon as its log says that it is time, or when it ended before."""
+    process = subprocess.Popen(
+        command("train", run_file),
+        env=environment(workspace),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    known = set(workspace.runs.iterdir()) if workspace.runs.is_dir() else set()
+    folder: RunFolder | None = None
+    while process.poll() is None:
+        new = [p for p in (set(workspace.runs.glob("test*")) - known if workspace.runs.is_dir() else ())]
+        folder = RunFolder(new[0]) if new else folder
+        if folder and is_time([event for event, _ in events.read(folder.events_file)]):
+            process.send_signal(signal.SIGKILL)
+        time.sleep(0.002)
+    assert folder is not None
+    return folder
+
+
+def resume(folder: RunFolder, workspace: Workspace) -> Path:
+    done = subprocess.run(
+        command("train", "--resume", folder.path),
+        env=environment(workspace),
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+    )
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.splitlines()[-1])
+
+
+def assert_same_file(one: Path, other: Path) -> None:
+    a, b = load_file(one), load_file(other)
+    assert a and a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+INSTANTS: dict[str, Callable[[list[Event]], bool]] = {
+    "while caching": lambda log: any(isinstance(e, PhaseBegan) and e.phase == "cache" for e in log),
+    "before the first checkpoint": lambda log: any(isinstance(e, Stepped) for e in log),
+    "just after a checkpoint": lambda log: any(isinstance(e, Saved) for e in log),
+    "while exporting": lambda log: any(isinstance(e, PhaseBegan) and e.phase == "export" for e in log),
+}
+
+
+@pytest.mark.parametrize("instant", INSTANTS)
+def test_a_killed_run_resumes_to_the_same_file(
+    run_file: Path, workspace: Workspace, whole: tuple[Path, float], instant: str
+) -> None:
+    cut = kill_when(run_file, workspace, INSTANTS[instant])
+    assert_same_file(whole[0], resume(cut, workspace))
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_instants(run_file: Path, whole: tuple[Path, float], tmp_path: Path) -> None:
+    path, length = whole
+    chance = random.Random(7)
+    for number in range(20):
+        home = Workspace(tmp_path / f"home-{number}")
+        deadline = time.monotonic() + chance.uniform(0.3, 1.0) * length
+        cut = kill_when(run_file, home, lambda log, deadline=deadline: time.monotonic() > deadline)
+        assert_same_file(path, resume(cut, home))
+
+
+def test_two_processes_share_the_images_and_write_once(run_file: Path, workspace: Workspace) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "sdtrainer"]
+    done = subprocess.run(
+        [*torchrun, "train", str(run_file), "train.steps=6"],
+        env=environment(workspace), capture_output=True, text=True, timeout=LONG,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (folder,) = (RunFolder(path) for path in workspace.runs.iterdir())
+    assert done.stdout.splitlines()[-1] == str(folder.output / "test.safetensors")
+    log = [event for event, _ in events.read(folder.events_file)]
+    assert sum(isinstance(e, Finished) for e in log) == 1
+    assert max(e.images_seen for e in log if isinstance(e, Stepped)) == 6 * 2 * 2
+    assert all(t.isfinite().all() for t in load_file(folder.output / "test.safetensors").values())
+
+
+def test_the_queue_runs_one_after_the_other_and_obeys(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    jobs = Jobs(trainer.workspace)
+    try:
+        long = jobs.start(trainer.config(train__steps="100000", sample__prompts=[]))
+        short = jobs.start(trainer.config(train__steps="3", sample__prompts=[]))
+        _wait(lambda: any(isinstance(e, Stepped) for e, _ in events.read(long.events_file)))
+        assert jobs.status(long) == "running" and jobs.status(short) == "waiting"
+        jobs.tell(long.name, "pause")
+        _wait(lambda: jobs.status(long) == "paused")
+        jobs.tell(long.name, "go")
+        _wait(lambda: jobs.status(long) == "running")
+        jobs.tell(long.name, "stop")
+        _wait(lambda: jobs.status(long) == "stopped")
+        _wait(lambda: jobs.status(short) == "finished")
+    finally:
+        jobs.close()
+
+
+def test_a_killed_trainer_leaves_an_honest_sentence(trainer: Trainer) -> None:
+    jobs = Jobs(trainer.workspace)
+    try:
+        folder = jobs.start(trainer.config(train__steps="100000", sample__prompts=[]))
+        _wait(lambda: any(isinstance(e, Stepped) for e, _ in events.read(folder.events_file)))
+        assert jobs._child is not None
+        jobs._child.kill()
+        _wait(lambda: jobs.status(folder) == "failed")
+        *_, (last, _) = events.read(folder.events_file)
+        assert "memory ran out" in last.what  # type: ignore[attr-defined]
+    finally:
+        jobs.close()
+
+
+def test_closing_the_app_suspends_the_run(trainer: Trainer) -> None:
+    jobs = Jobs(trainer.workspace)
+    folder = jobs.start(trainer.config(train__steps="100000", sample__prompts=[]))
+    _wait(lambda: any(isinstance(e, Stepped) for e, _ in events.read(folder.events_file)))
+    jobs.close()
+    assert status_of(folder, is_current=False) == "interrupted"
+    assert list(folder.checkpoints.iterdir())
+
+
+def test_bad_input_is_one_line_and_code_2(run_file: Path, workspace: Workspace) -> None:
+    done = subprocess.run(
+        command("train", run_file, "data.folder=/no/such/folder"),
+        env=environment(workspace), capture_output=True, text=True, timeout=LONG,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stdout == ""
+    assert [line for line in done.stderr.splitlines() if "/no/such/folder" in line]
+
+
+def _wait(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LONG
+    while not is_true():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
