@@ -37,7 +37,9 @@ class UserError(Exception):
     """
 
     def __init__(self, what: str, hint: str, path: str = "") -> None:
-        super().__init__(f"{what} {hint}".strip())
+        super().__init__(
+            " ".join(f"{what} {hint}".strip().splitlines())
+        )  # a line, whatever the user's paths hold
         self.what, self.hint, self.path = what, hint, path
 
 
