@@ -18,7 +18,9 @@ def parsed(html: str) -> xml.Element:
 
 def test_a_plot_is_labelled_and_stays_in_its_frame() -> None:
     points = [(step, 1.0 / (1 + step)) for step in range(200)]
-    drawn = curves.plot("Loss <now>", [Line("each step", "raw", points), Line("smoothed", "smooth", points)], 400)
+    drawn = curves.plot(
+        "Loss <now>", [Line("each step", "raw", points), Line("smoothed", "smooth", points)], 400
+    )
     root = parsed(drawn)[0]
     assert "Loss <now>" in root.attrib["aria-label"]
     lines = [e for e in root.iter("polyline") if "points" in e.attrib]
@@ -26,7 +28,9 @@ def test_a_plot_is_labelled_and_stays_in_its_frame() -> None:
     for line in lines:
         pairs = [tuple(map(float, pair.split(","))) for pair in line.attrib["points"].split()]
         assert len(pairs) == len(points)
-        assert all(0 <= x <= WIDTH / 2 + 1 and 0 <= y <= HEIGHT for x, y in pairs)  # half of 400 steps are done
+        assert all(
+            0 <= x <= WIDTH / 2 + 1 and 0 <= y <= HEIGHT for x, y in pairs
+        )  # half of 400 steps are done
 
 
 def test_a_plot_without_points_is_nothing() -> None:
@@ -50,7 +54,9 @@ def test_squares_have_the_area_of_their_bytes() -> None:
     unit = 40.0 * 40.0
     for name, num_bytes in parts.items():
         area = sum(
-            float(r.attrib["width"]) * float(r.attrib["height"]) for r in svg if r.attrib["class"] == f"part-{name}"
+            float(r.attrib["width"]) * float(r.attrib["height"])
+            for r in svg
+            if r.attrib["class"] == f"part-{name}"
         )
         assert area / unit == pytest.approx(num_bytes / GIB, abs=0.01)
     assert sum(r.attrib["class"] == "free" for r in svg) == 8
@@ -64,7 +70,12 @@ def test_what_does_not_fit_is_drawn_beyond_the_card() -> None:
 
 def test_numbers_read_like_a_person_says_them() -> None:
     assert [words.duration(s) for s in (4.4, 61, 3600, 4860)] == ["4 s", "1 min", "1 h", "1 h 21 min"]
-    assert [words.size(b) for b in (12, 2048, 37 * 2**20, 7.13 * GIB)] == ["12 bytes", "2.0 KB", "37 MB", "7.1 GB"]
+    assert [words.size(b) for b in (12, 2048, 37 * 2**20, 7.13 * GIB)] == [
+        "12 bytes",
+        "2.0 KB",
+        "37 MB",
+        "7.1 GB",
+    ]
     assert words.count(1, "step") == "1 step" and words.count(1500, "step") == "1,500 steps"
 
 

@@ -15,7 +15,9 @@ from sdtrainer.workspace import RunFolder
 
 
 def stepped(step: int, losses: list[float], total: int = 100, left: float | None = 60.0) -> Event:
-    return events.Stepped(step, total, losses, [1.0] * len(losses), {"denoiser": 1e-4}, 0.5, left, step, 2**30)
+    return events.Stepped(
+        step, total, losses, [1.0] * len(losses), {"denoiser": 1e-4}, 0.5, left, step, 2**30
+    )
 
 
 def grown(*happened: Event) -> RunView:
@@ -47,7 +49,9 @@ def test_a_curve_stays_short_and_keeps_its_mean(count: int) -> None:
 
 
 def test_a_resumed_run_forgets_what_came_after_its_checkpoint() -> None:
-    run = grown(STARTED, TRAINING, stepped(3, [3.0, 2.0, 1.0]), events.Sampled(3, 0, "a robot", 1, "samples/a.png"))
+    run = grown(
+        STARTED, TRAINING, stepped(3, [3.0, 2.0, 1.0]), events.Sampled(3, 0, "a robot", 1, "samples/a.png")
+    )
     reduce(run, events.RunStarted("robot", 2, 100))
     assert [step for step, _ in run.loss.points] == [1, 2]
     assert not run.samples and run.step == 2
@@ -76,7 +80,9 @@ def test_sentences_say_what_how_long_and_what_next() -> None:
     run = grown(STARTED, TRAINING, stepped(25, [1.0] * 25, left=180.0))
     assert sentence(run) == "Training: step 25 of 100. About 3 min left. The loss is level."
     assert "Paused at step 25" in sentence(reduce(run, events.Paused(25)))
-    assert "output/robot.safetensors" in sentence(reduce(run, events.Finished(100, "output/robot.safetensors", False)))
+    assert "output/robot.safetensors" in sentence(
+        reduce(run, events.Finished(100, "output/robot.safetensors", False))
+    )
     assert sentence(reduce(run, events.Failed("It broke.", "Mend it."))) == "It broke. Mend it."
     assert "Resume" in sentence(reduce(run, events.Suspended(25)))
 

@@ -20,8 +20,9 @@ from .desk import Desk
 from .form import Form
 from .listen import Given
 from .outlook import Outlook
+from .panel import CLICKS
 from .thumbnails import LARGE, thumbnail
-from .words import tag
+from .words import picture, tag
 
 PER_PAGE = 24
 CAPTION_FILES = (".txt", ".caption", ".jsonl", ".csv")
@@ -43,17 +44,7 @@ class Dataset:
             )
             self.upload = gr.File(file_count="multiple", label="Pictures and caption files", height=140)
         self.found = gr.HTML(elem_id="found")
-        self.grid = gr.Gallery(
-            columns=6,
-            height="auto",
-            allow_preview=False,
-            interactive=False,
-            object_fit="contain",
-            label="Pictures",
-            show_label=False,
-            elem_id="pictures",
-            buttons=[],
-        )
+        self.grid = gr.HTML(js_on_load=CLICKS, elem_id="pictures")
         with gr.Row(elem_classes="pager"):
             self.back = gr.Button("Previous page", size="sm", min_width=110)
             self.where = gr.HTML()
@@ -124,7 +115,7 @@ class Dataset:
         return [self.editor, self.large, self.name, self.caption, self.trained_as, self.chosen]
 
     def show(self, outlook: Outlook, given: Given) -> dict[Any, Any]:
-        """Show what was found; the grid is sent only if pictures or captions are new to this page."""
+        """Show what was found; the grid is sent only if it is new to this page."""
         census, signature = outlook.census, _signature(outlook)
         if given[self.seen] == signature:
             return {}
@@ -142,7 +133,7 @@ class Dataset:
         state = {self.page, self.chosen, self.caption}
         on(self.back.click, lambda g: self._turn(g, -1), state, self.shows)
         on(self.on_.click, lambda g: self._turn(g, 1), state, self.shows)
-        on(self.grid.select, self._open, state, self.editor_parts, clicks=True)
+        on(self.grid.click, self._open, state, self.editor_parts, clicks=True)
         refresh(on([self.save.click], self._save, state, self.editor_parts))
         refresh(on([self.next.click], lambda g: self._step(g, 1), state, self.editor_parts))
         refresh(on([self.prev.click], lambda g: self._step(g, -1), state, self.editor_parts))
@@ -171,22 +162,25 @@ class Dataset:
         shown = samples[page * PER_PAGE : (page + 1) * PER_PAGE]
         return {
             self.page: page,
-            self.grid: gr.update(value=[self._thumbnail(s) for s in shown], visible=bool(shown)),
+            self.grid: tag("div", "".join(self._cell(s) for s in shown), "pictures"),
             self.where: tag("span", f"Page {page + 1} of {pages}", "quiet") if pages > 1 else "",
             self.back: gr.update(visible=pages > 1, interactive=page > 0),
             self.on_: gr.update(visible=pages > 1, interactive=page < pages - 1),
         }
 
-    def _thumbnail(self, sample: Sample) -> tuple[str, str]:
-        return str(thumbnail(self.desk.workspace, sample.file)), sample.caption or "(no caption)"
+    def _cell(self, sample: Sample) -> str:
+        image = picture(str(thumbnail(self.desk.workspace, sample.file)), sample.path)
+        words_ = sample.caption or sample.class_word
+        caption = tag("span", words.safe(words_) if words_ else "no caption", "" if words_ else "quiet")
+        return tag(
+            "button", image + caption, "thumbnail", type="button", data_act="open", data_picture=sample.path
+        )
 
     def _turn(self, given: Given, by: int) -> dict[Any, Any]:
         return self._page(self._census(), given[self.page] + by)
 
     def _open(self, given: Given) -> dict[Any, Any]:
-        samples = self._census().samples
-        index = given[self.page] * PER_PAGE + int(given.index)
-        return self._edit(samples[min(index, len(samples) - 1)])
+        return self._edit(self._sample(given.clicked.get("picture", "")))
 
     def _edit(self, sample: Sample) -> dict[Any, Any]:
         outlook = self.desk.look()
@@ -206,12 +200,11 @@ class Dataset:
 
     def _save(self, given: Given) -> dict[Any, Any]:
         census = self._census()
-        sample = self._chosen(census, given)
+        sample = self._sample(given[self.chosen])
         if given[self.caption].strip() != sample.caption:
             overlay_for(self.desk.workspace.root, census.folder).set(sample.path, given[self.caption])
             self.desk.look_again()
-            census = self._census()
-        return self._edit(self._chosen(census, given))
+        return self._edit(self._sample(sample.path))
 
     def _step(self, given: Given, by: int) -> dict[Any, Any]:
         """Go to the next picture; what was written is saved first, so nothing is lost."""
@@ -220,9 +213,9 @@ class Dataset:
         place = [s.path for s in samples].index(given[self.chosen])
         return self._edit(samples[(place + by) % len(samples)])
 
-    def _chosen(self, census: Census, given: Given) -> Sample:
-        for sample in census.samples:
-            if sample.path == given[self.chosen]:
+    def _sample(self, path: str) -> Sample:
+        for sample in self._census().samples:
+            if sample.path == path:
                 return sample
         raise UserError("This picture is no longer there.", "Press 'Look again'.")
 

@@ -91,11 +91,18 @@ class Form:
         return [*self.components, *(g for groups in self._groups.values() for g in groups)]
 
     def edits(self) -> list[Callable[..., Any]]:
-        """The events of a person changing a setting. Paths count when they are left, not at each letter."""
-        events: list[Callable[..., Any]] = [self.kind.input] if self.kind else []
+        """The events of a setting being changed. Paths count when they are left, not at each letter.
+
+        gradio's `input` of a text field tells of keys only, not of pasting or deleting; `change` tells all.
+        """
+        assert self.kind
+        events: list[Callable[..., Any]] = [self.kind.input]
         for field in self.fields.values():
             widget = field.widget
-            events += [widget.blur, widget.submit] if field.knob.is_path else [widget.input]
+            if field.knob.is_path:
+                events += [widget.blur, widget.submit]
+            else:
+                events.append(widget.change if isinstance(widget, gr.Textbox | gr.Number) else widget.input)
         return events
 
     def read(self, given: Mapping[Any, Any]) -> dict[str, Any]:
@@ -171,6 +178,7 @@ def _widget(knob: Knob, looks: dict[str, Any]) -> Component:
         "info": knob.help,
         "value": knob.default,
         "min_width": 210,
+        "elem_id": "-".join(filter(None, ("knob", *knob.key))),
     } | looks
     match shape(knob):
         case "choice":

@@ -13,7 +13,7 @@ from .listen import Given
 from .panel import CLICKS
 from .thumbnails import GRID, LARGE, thumbnail
 from .view import RunView, Sample
-from .words import tag
+from .words import picture, tag
 
 MAX_COLUMNS = 8
 
@@ -144,10 +144,6 @@ class Gallery:
             data_step=sample.step,
             title=label,
         )
-
-
-def picture(file: str, label: str) -> str:
-    return tag("img", "", src=f"gradio_api/file={file}", alt=label, loading="lazy").removesuffix("</img>")
 
 
 def _step(step: int) -> str:

@@ -61,15 +61,20 @@ class Listener:
         Viewers may cause only what `looks_only`; `clicks` hands on what was clicked.
         """
 
+        outputs = list(dict.fromkeys(shows)) or None
+
         def run(values: Mapping[Any, Any], request: gr.Request, event: Any = None) -> Any:
             role: Role = "owner" if request.username == "owner" else "viewer"
             if role != "owner" and not looks_only:
                 gr.Warning("This login is for looking only.")
-                return gr.skip()
+                return nothing()
             data = getattr(event, "_data", None)
             clicked = data if isinstance(data, dict) else {}
             given = Given(values, role, request.session_hash or "", clicked, clicked.get("index"))
-            return dict(self.attempt(action, given) or {}) or gr.skip()
+            return dict(self.attempt(action, given) or {}) or nothing()
+
+        def nothing() -> Any:
+            return gr.skip() if outputs else None
 
         def with_click(values: dict, request: gr.Request, event: gr.EventData) -> Any:
             return run(values, request, event)
@@ -78,7 +83,7 @@ class Listener:
             return run(values, request)
 
         settings = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None} | how
-        wanted = {"inputs": set(uses), "outputs": list(dict.fromkeys(shows)) or None} | settings
+        wanted = {"inputs": set(uses), "outputs": outputs} | settings
         if isinstance(events, Dependency):
             return events.then(without_click, **wanted)
         return gr.on(

@@ -97,7 +97,7 @@ class Method:
 
     def _undo(self, given: Given) -> None:
         project = self.desk.project
-        path = given.clicked.get("path", "")
+        path = given.clicked.get("setting", "")
         config = self.desk.look().config
         changes = project.changes(config) if config else {}
         undone = (
@@ -157,7 +157,7 @@ def _changed(changes: dict[str, tuple[Any, Any]]) -> str:
             "small",
             type="button",
             data_act="undo",
-            data_path=path,
+            data_setting=path,
             aria_label=f"Undo {titles.get(path, path)}",
         )
         for path, (old, new) in changes.items()

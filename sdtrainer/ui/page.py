@@ -144,7 +144,8 @@ class Page:
         if not given[self.seen]:  # not filled yet: what the form holds is nobody's wish
             return {}
         values = self.form.read(given.values)
-        self.desk.project.change(values, given.session)
+        if not self.desk.project.change(values, given.session):
+            return {}
         return self.form.show_kind(values["method"]["kind"]) | self._show(given)
 
     def _fill(self, given: Given) -> dict[Any, Any]:

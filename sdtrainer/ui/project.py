@@ -62,16 +62,17 @@ class Project:
     def _file(self) -> Any:
         return self.workspace.root / "draft.toml"
 
-    def change(self, values: Mapping[str, Any], author: str, preset: str | None = None) -> None:
-        """Take new values and write them down, if they are new."""
+    def change(self, values: Mapping[str, Any], author: str, preset: str | None = None) -> bool:
+        """Take new values and write them down. Returns whether they are new."""
         with self._lock:
             preset = self.preset if preset is None else preset
             if values == self.values and preset == self.preset:
-                return
+                return False
             self.values, self.preset, self.author = dict(values), preset, author
             self.version += 1
             self.workspace.root.mkdir(parents=True, exist_ok=True)
             files.write_text(self._file, tomlkit.dumps({"preset": preset} | _without_none(self.values)))
+            return True
 
     def chosen(self) -> Preset | None:
         return next((p for p in presets.presets() if p.name == self.preset), None)

@@ -12,13 +12,12 @@ from ..methods import method_of
 from ..workspace import RunFolder
 from . import words
 from .desk import Desk
-from .gallery import picture
 from .listen import Given
 from .panel import CLICKS
 from .thumbnails import GRID, thumbnail
 from .train import LIVE, STATE_LIGHTS, STATE_WORDS
 from .view import RunView
-from .words import tag
+from .words import picture, tag
 
 PER_PAGE = 12
 RESUMABLE = ("interrupted", "failed", "stopped", "finished")

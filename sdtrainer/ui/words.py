@@ -62,5 +62,10 @@ def tag(name: str, inner: str, class_: str = "", **attributes: Any) -> str:
     return f"<{name}{words}>{inner}</{name}>"
 
 
+def picture(file: str, label: str) -> str:
+    """Return an <img> of a thumbnail, as gradio serves it."""
+    return tag("img", "", src=f"gradio_api/file={file}", alt=label, loading="lazy").removesuffix("</img>")
+
+
 def items(rows: Iterable[str]) -> str:
     return "".join(f"<li>{row}</li>" for row in rows)
