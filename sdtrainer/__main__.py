@@ -1,7 +1,7 @@
 """The command line: python -m sdtrainer VERB ...
 
-Exit code 0 only on success, 2 for bad input with one line on stderr, 1 for anything else. What a verb made is the last
-line of stdout.
+Exit code 0 only on success, 2 for bad input with one line on stderr, 1 for anything else. What a verb made is
+the last line of stdout.
 """
 
 from __future__ import annotations

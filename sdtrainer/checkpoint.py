@@ -1,7 +1,7 @@
 """Checkpoints: the state from which a run goes on bit for bit, on disk and in memory.
 
-A state is the trained tensors, the optimizer's, the loss scaler's and the running average's. Step number and seed say
-everything else: noise, order and captions are functions of them.
+A state is the trained tensors, the optimizer's, the loss scaler's and the running average's. Step number and
+seed say everything else: noise, order and captions are functions of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Control: the words that reach a running training from outside, whatever brought them (page, signal, test)."""
+"""Control: the words that reach a running training from outside: from the page, a signal or a test."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ WORDS: tuple[str, ...] = get_args(Word)
 
 
 class Control:
-    """A mailbox that any thread may fill and the training loop empties between steps."""
+    """A mailbox that any thread may fill and the training loop empties between steps.
+
+    `is_ending` is true from the moment that a word asks for the end, for those who do not read the mail.
+    """
 
     def __init__(self, words: Iterable[str] = ()) -> None:
         self._mail: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.is_ending = False
         for word in words:
             self.put(word)
 
     def put(self, word: str) -> None:
         assert word in WORDS, word
+        self.is_ending |= word in ("stop", "suspend")
         self._mail.put(word)
 
     def take(self, wait: float = 0.0) -> list[str]:

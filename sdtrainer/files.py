@@ -1,4 +1,4 @@
-"""Atomic writes: a reader sees the old file or the whole new one, never a torn one, whenever the power fails."""
+"""Atomic writes: a reader sees the old file or the whole new one, whenever the power fails."""
 
 from __future__ import annotations
 

@@ -9,9 +9,11 @@ import torch
 
 
 class Guard:
-    """`watch` queues a step's verdict; `tripped` reads old ones, alike in every process; `settle` waits for all of them.
+    """`watch` queues a step's verdict; `tripped` reads old ones, alike in every process; `settle` waits for
+    all of them.
 
-    Whatever is kept for later (snapshot, checkpoint, sample, export) is made only after `settle` found nothing.
+    Whatever is kept for later (snapshot, checkpoint, sample, export) is made only after `settle` found
+    nothing.
     """
 
     def __init__(self, device: str) -> None:
@@ -30,7 +32,9 @@ class Guard:
         self._pending.append((step, host, arrival))
 
     def tripped(self, before: int) -> int | None:
-        """Return the first bad step among those earlier than step `before`; they are long done, so nothing waits."""
+        """Return the first bad step among those earlier than step `before`; they are long done, so nothing
+        waits.
+        """
         while self._pending and (not self._is_cuda or self._pending[0][0] < before):
             step, is_bad, arrival = self._pending.popleft()
             if arrival is not None:

@@ -24,7 +24,9 @@ class Card:
 
     @property
     def has_bf16(self) -> bool:
-        """bf16 in hardware: torch also says yes where it is only emulated (Turing), which is slower than fp32."""
+        """bf16 in hardware: torch also says yes where it is only emulated (Turing), which is slower than
+        fp32.
+        """
         return self.capability >= (8, 0)
 
 
@@ -80,7 +82,7 @@ def quick() -> Machine:
 
 
 def glance() -> str:
-    """Return a few words on the card without importing torch ("RTX 4060 Ti, 13.1 of 16.0 GB free", "no GPU")."""
+    """Return a few words on the card without importing torch ("RTX 4060 Ti · 13.1 of 16.0 GB free")."""
     if seen := _ask_driver():
         name, free, total, _ = seen
         return f"{name} · {float(free) / 1024:.1f} of {float(total) / 1024:.1f} GB free"
@@ -88,11 +90,15 @@ def glance() -> str:
 
 
 def _ask_driver() -> list[str] | None:
-    """Return name, free and total memory in MiB and compute capability of the first NVIDIA card; None without one."""
+    """Return name, free and total memory in MiB and compute capability of the first NVIDIA card; None without
+    one.
+    """
     fields = "name,memory.free,memory.total,compute_cap"
     query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
-        line = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout.splitlines()[0]
+        line = subprocess.run(
+            query, capture_output=True, text=True, timeout=5, check=True
+        ).stdout.splitlines()[0]
         name, free, total, capability = (part.strip() for part in line.split(","))
         float(free), float(total), float(capability)
         return [name, free, total, capability]

@@ -1,8 +1,9 @@
 """Jobs: runs driven in child processes for the page, one at a time with a queue behind.
 
-A child trains and writes the run's event log; whoever wants to know follows that file, so a page, a second page and a
-later one see the same. Words go to the child's standard input. A child that dies takes nothing with it: its memory comes
-back whole, and the log gets an honest last sentence. One child waits warm, with the heavy imports done.
+A child trains and writes the run's event log; whoever wants to know follows that file, so a page, a second
+page and a later one see the same. Words go to the child's standard input. A child that dies takes nothing
+with it: its memory comes back whole, and the log gets an honest last sentence. One child waits warm, with the
+heavy imports done.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ class Jobs:
         folder.config()
         with self._lock:
             if folder.name in self._names():
-                raise UserError(f"Run '{folder.name}' is already under way.", "Wait for it, or stop it first.")
+                raise UserError(
+                    f"Run '{folder.name}' is already under way.", "Wait for it, or stop it first."
+                )
         self._put(_Order(folder, more_steps))
 
     def cancel(self, name: str) -> None:
@@ -145,7 +148,11 @@ class Jobs:
         """Hand the run to the child and wait for its end."""
         assert child.stdin is not None
         with contextlib.suppress(OSError):
-            task = {"run": str(order.folder.path), "workspace": str(self._home.root), "more_steps": order.more_steps}
+            task = {
+                "run": str(order.folder.path),
+                "workspace": str(self._home.root),
+                "more_steps": order.more_steps,
+            }
             child.stdin.write(json.dumps(task) + "\n")
             child.stdin.flush()
         code = child.wait()

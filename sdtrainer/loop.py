@@ -1,7 +1,8 @@
-"""The training loop: steps, and what happens between them. A generator of events that never yields inside a step.
+"""The training loop: steps, and what happens between them. A generator of events that never yields inside a
+step.
 
-The state of a run is its step number and the trained tensors: noise, order, captions and learning rate are functions
-of seed and step, so that a resumed run is the uninterrupted one, bit for bit.
+The state of a run is its step number and the trained tensors: noise, order, captions and learning rate are
+functions of seed and step, so that a resumed run is the uninterrupted one, bit for bit.
 """
 
 from __future__ import annotations
@@ -184,11 +185,15 @@ class Loop:
         return {"revision": self.training.plan.revision, "tries": self._tries, "last_bad": self._last_bad}
 
     def _take_snapshot(self) -> None:
-        if (self._fits_in_ram and _is_due(SNAPSHOT_EVERY, self.step)) or (self._fits_in_ram and self._snapshot is None):
+        if (self._fits_in_ram and _is_due(SNAPSHOT_EVERY, self.step)) or (
+            self._fits_in_ram and self._snapshot is None
+        ):
             self._snapshot = checkpoint.snapshot(self.training.trained, self.step)
 
     def _roll_back(self, bad: int) -> Iterator[Event]:
-        """Go back to the last good state; first leave that batch out, then lower the learning rate, then give up."""
+        """Go back to the last good state; first leave that batch out, then lower the learning rate, then give
+        up.
+        """
         training = self.training
         self._tries = 1 if self.step > self._last_bad + TRIES_FORGOTTEN_AFTER else self._tries + 1
         images = ", ".join(training.feed.files(bad * training.plan.accumulation))

@@ -8,7 +8,7 @@ TALK_EVERY = 0.25
 
 
 class Pace:
-    """`is_due` is true at most four times a second; rates forget the past with a half-life of about 30 units."""
+    """`is_due` is true at most four times a second; a rate is the average of about the last 40 units."""
 
     def __init__(self) -> None:
         self._last_talk = self._began = self._last_tick = time.monotonic()

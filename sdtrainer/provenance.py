@@ -70,7 +70,9 @@ def metadata(training: Training, step: int) -> dict[str, str]:
 def _private_settings(training: Training) -> tuple[str, ...]:
     """The settings that hold paths of the user's disk. A hub id or the starter's name is none."""
     is_public = training.plan.facts.layout == "hub" or training.plan.config.base.path == STARTER
-    return tuple(knob.path for knob in knobs() if knob.is_path and not (is_public and knob.path == "base.path"))
+    return tuple(
+        knob.path for knob in knobs() if knob.is_path and not (is_public and knob.path == "base.path")
+    )
 
 
 def _began(training: Training) -> float:

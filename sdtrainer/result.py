@@ -21,7 +21,9 @@ def exported_file(folder: RunFolder) -> Path:
     ends = [event for event, _ in events.read(folder.events_file) if isinstance(event, Finished)]
     path = folder.path / ends[-1].path if ends else None
     if path is None or not path.is_file():
-        raise UserError(f"Run '{folder.name}' has no exported file yet.", "Let it finish, or press Stop and keep.")
+        raise UserError(
+            f"Run '{folder.name}' has no exported file yet.", "Let it finish, or press Stop and keep."
+        )
     return path
 
 
@@ -58,7 +60,9 @@ def sampler(base: str, adapter: Path | None = None, strength: float = 1.0) -> Sa
 def _put_on(drawing: Sampler, adapter: Path, strength: float) -> None:
     read_header(adapter)
     try:
-        drawing.pipeline.load_lora_weights(str(adapter.parent), weight_name=adapter.name, adapter_name=ADAPTER)
+        drawing.pipeline.load_lora_weights(
+            str(adapter.parent), weight_name=adapter.name, adapter_name=ADAPTER
+        )
         drawing.pipeline.set_adapters([ADAPTER], [strength])
     except (ValueError, RuntimeError, KeyError) as error:
         raise UserError(

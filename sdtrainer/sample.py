@@ -39,7 +39,9 @@ class Sampler:
         self.pipeline.set_progress_bar_config(disable=True)
 
     def draw(self, request: Request) -> Image:
-        """Return the picture. Same request, same weights: same picture; the global random state is left alone."""
+        """Return the picture. Same request, same weights: same picture; the global random state is left
+        alone.
+        """
         return self.draw_all([request])[0]
 
     def draw_all(self, requests: Sequence[Request]) -> list[Image]:

@@ -1,8 +1,8 @@
 """READ FIRST. The two seams of the program, Family and Method, and the values they exchange.
 
-A *Family* knows one kind of base model: how to recognise, load, encode, noise, predict and save it. A *Method* knows what
-is trained and how it is exported. They never import each other: they meet here, in the plan and in the training loop.
-A new one is one file and one word in `families.FAMILIES` or `methods.METHODS`.
+A *Family* knows one kind of base model: how to recognise, load, encode, noise, predict and save it. A
+*Method* knows what is trained and how it is exported. They never import each other: they meet here, in the
+plan and in the training loop. A new one is one file and one word in `families.FAMILIES` or `methods.METHODS`.
 
 Shapes: B batch, C latent channels, H W pixels, h w latents, T tokens, D width.
 """
@@ -49,7 +49,9 @@ class Facts:
 
 @dataclass
 class Parts:
-    """The live modules of a base model. `modules` is keyed by DENOISER, VAE and the names of the text encoders."""
+    """The live modules of a base model. `modules` is keyed by DENOISER, VAE and the names of the text
+    encoders.
+    """
 
     facts: Facts
     modules: dict[str, torch.nn.Module]
@@ -134,7 +136,9 @@ class Family(Protocol):
         """Build the modules on the meta device: every shape, no weights, no files but configs."""
 
     def tokenize(self, parts: Parts, captions: Sequence[str], chunks: int) -> dict[str, torch.Tensor]:
-        """Return token ids per encoder, (B, chunks x 77): captions beyond 75 tokens continue in the next chunk."""
+        """Return token ids per encoder, (B, chunks x 77): captions beyond 75 tokens continue in the next
+        chunk.
+        """
 
     def count_tokens(self, parts: Parts, caption: str) -> int:
         """Return how many tokens a caption has, without start and end."""
@@ -142,7 +146,9 @@ class Family(Protocol):
     def encode_text(
         self, parts: Parts, tokens: Mapping[str, torch.Tensor], clip_skip: int, sizes: torch.Tensor
     ) -> Conditioning:
-        """Encode token ids. `sizes` (B, 6) is original height and width, crop top and left, target height and width."""
+        """Encode token ids. `sizes` (B, 6) is original height and width, crop top and left, target height and
+        width.
+        """
 
     def encode_images(self, parts: Parts, pixels: torch.Tensor) -> Latents:
         """Encode pixels (B, 3, H, W) in [-1, 1]."""
@@ -170,13 +176,15 @@ class Method(Protocol):
         """Raise UserError if these settings cannot work on this base, naming setting and remedy."""
 
     def attach(self, parts: Parts, section: Section, lrs: LearningRates) -> list[ParamGroup]:
-        """Make the chosen weights trainable (fp32), all others frozen; return them grouped by learning rate."""
+        """Make the chosen weights trainable (fp32) and return them grouped by learning rate."""
 
     def trains(self, section: Section, facts: Facts) -> tuple[str, ...]:
         """Return the names of the parts that will hold trainable weights."""
 
     def exported_bytes(self, parts: Parts, section: Section, precision: Precision) -> int:
-        """Return the size of the file that `export` will write, from attached modules (the meta device will do)."""
+        """Return the size of the file that `export` will write, from attached modules (the meta device will
+        do).
+        """
 
     def provenance(self, section: Section) -> dict[str, Any]:
         """Return what the file's metadata says of the method: rank, alpha, network_args."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from .checkpoint import Trained
 from .data.cache import Cache
 from .data.census import Census
 from .data.items import captions_of, plan_items
-from .data.loading import Loader, check_images, fill_latents, fill_text, without
+from .data.loading import Filling, Loader, check_images, fill_latents, fill_text, without
 from .data.section import DataSection
 from .data.stores import LatentStore, TextStore
 from .events import Event, PhaseBegan, Progress, Said
@@ -116,9 +116,7 @@ def prepare(
     move_to(parts, plan, "train")
     torch.manual_seed(plan.config.train.seed)
     rates = plan.config.optim
-    groups = method.attach(
-        parts, plan.config.method, LearningRates(rates.lr, rates.encoder_lr)
-    )
+    groups = method.attach(parts, plan.config.method, LearningRates(rates.lr, rates.encoder_lr))
     for part in plan.trained_parts:
         if plan.place(part, "train").is_checkpointed:
             _checkpoint_activations(parts.modules[part])
@@ -184,33 +182,22 @@ def _loader(census: Census, making: _Making, section: DataSection) -> Generator[
     """Fill the caches for these images; returns the Loader of those that could be read."""
     plan, stores, accelerator = making.plan, making.stores, making.accelerator
     items = plan_items(census.samples, section, plan.resolutions)
-    pace, filling = Pace(), None
     mine = items[accelerator.process_index :: accelerator.num_processes]
     if plan.cache_latents:
-        for filling in fill_latents(mine, stores.latents, making.encode, ENCODE_BATCH):
-            if pace.is_due() or filling.done == filling.total:
-                yield Progress(
-                    filling.done, filling.total, "images", pace.seconds_left(filling.done, filling.total)
-                )
-        accelerator.wait_for_everyone()
-        for filling in fill_latents(items, stores.latents, making.encode, ENCODE_BATCH):
-            pass
+        if accelerator.num_processes > 1:  # each fills its share first, then all find everything there
+            yield from _told(fill_latents(mine, stores.latents, making.encode, ENCODE_BATCH), "images")
+            accelerator.wait_for_everyone()
+        looking = fill_latents(items, stores.latents, making.encode, ENCODE_BATCH)
     else:
-        for filling in check_images(items, stores.latents.cache):
-            if pace.is_due():
-                yield Progress(
-                    filling.done, filling.total, "images", pace.seconds_left(filling.done, filling.total)
-                )
-    assert filling is not None
+        looking = check_images(items, stores.latents.cache)
+    filling = yield from _told(looking, "images")
     for problem in filling.problems:
         yield Said("warning", f"{problem.file} is left out: {problem.sentence}")
     items = without(items, filling)
     if not items:
         raise UserError("Images: none of them could be read.", "Replace the broken files.", "data.folder")
     if plan.cache_text:
-        for filled in fill_text(captions_of(items), stores.texts, making.encode_text):
-            if pace.is_due():
-                yield Progress(filled.done, filled.total, "captions", None)
+        yield from _told(fill_text(captions_of(items), stores.texts, making.encode_text), "captions")
     return Loader(
         items,
         stores.latents if plan.cache_latents else None,
@@ -218,6 +205,16 @@ def _loader(census: Census, making: _Making, section: DataSection) -> Generator[
         None if plan.cache_text else making.tokenize,
         keep_bytes=psutil.virtual_memory().available // 4,
     )
+
+
+def _told(fillings: Iterator[Filling], unit: str) -> Generator[Event, None, Filling]:
+    """Tell the progress of a filling; returns how it ended."""
+    pace, filling = Pace(), Filling(0, 0)
+    for filling in fillings:
+        if pace.is_due():
+            left = pace.seconds_left(filling.done, filling.total)
+            yield Progress(filling.done, filling.total, unit, left)
+    return filling
 
 
 def _plain(section: DataSection) -> DataSection:

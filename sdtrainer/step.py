@@ -1,7 +1,7 @@
 """TrainStep: one forward pass of training, from a batch to the loss of each of its samples.
 
-The only module that accelerate prepares, so that accumulation, several processes and every method see one model. The
-memory trace runs the same code.
+The only module that accelerate prepares, so that accumulation, several processes and every method see one
+model. The memory trace runs the same code.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ The command line, the page's child process and the tests consume the same genera
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from . import checkpoint, events, planner, provenance
 from .control import Control
-from .events import Event, Failed, Finished, PhaseBegan, RunStarted, Saved
+from .events import Event, Failed, Finished, PhaseBegan, RunStarted, Saved, Suspended
 from .loop import Loop, export_weights
 from .plan import Plan
 from .seams import ExportOrder
@@ -43,7 +43,10 @@ def train(folder: RunFolder, workspace: Workspace, control: Control, more_steps:
     start = checkpoint.read_notes(saved[-1])["step"] if saved else 0
     yield RunStarted(folder.name, start, plan.total_steps)
     accelerator = accelerator_of(plan)
-    training = yield from prepare(folder, draft, workspace, accelerator)
+    training = yield from _until_ended(prepare(folder, draft, workspace, accelerator), control)
+    if training is None:
+        yield Suspended(start)
+        return
     if saved:
         checkpoint.load(saved[-1], training.trained)
     loop = Loop(training, control, start)
@@ -59,7 +62,9 @@ def accelerator_of(plan: Plan) -> Accelerator:
 
 
 def record(folder: RunFolder, happenings: Iterator[Event]) -> Iterator[Event]:
-    """Append every event to the run's log and pass it on. What goes wrong becomes a last event, Failed, and goes on up."""
+    """Append every event to the run's log and pass it on. What goes wrong becomes a last event, Failed, and
+    goes on up.
+    """
     try:
         for event in happenings:
             events.append(folder.events_file, event)
@@ -93,6 +98,21 @@ def failure_of(error: BaseException) -> Failed:
     )
 
 
+def _until_ended(
+    work: Generator[Event, None, Training], control: Control
+) -> Generator[Event, None, Training | None]:
+    """Pass on the events of the preparation; returns None if a word asks for the end meanwhile."""
+    while True:
+        try:
+            event = next(work)
+        except StopIteration as end:
+            return end.value
+        yield event
+        if control.is_ending:
+            work.close()
+            return None
+
+
 def _export(training: Training, loop: Loop) -> Iterator[Event]:
     yield PhaseBegan("export", "Writing the file")
     path = None
@@ -117,7 +137,7 @@ def _export(training: Training, loop: Loop) -> Iterator[Event]:
 
 
 def _export_name(training: Training, step: int) -> str:
-    """The run's name; with the step if it ended elsewhere than first planned, so that nothing is overwritten."""
+    """The run's name; with the step if it ended elsewhere than planned, so that nothing is lost."""
     first = training.plan.first_total_steps
     name = training.plan.config.run.name
     return name if step == first else f"{name}-{step}"

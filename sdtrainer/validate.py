@@ -1,4 +1,6 @@
-"""Validation: the loss on held-out images at fixed noise and timesteps, comparable between steps and between runs."""
+"""Validation: the loss on held-out images at fixed noise and timesteps, comparable between steps and between
+runs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Fixtures shared by all tests: a tiny base model and pictures, made once, and a way to train a run in this process."""
+"""Fixtures shared by all tests: a tiny base model and pictures, made once, and a way to train a run in this
+process.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""LoRA from attachment to file: zero effect at first, only the chosen layers, and readers get back what was trained."""
+"""LoRA from attachment to file: zero effect at first, only the chosen layers, and readers get back what was
+trained.
+"""
 
 from __future__ import annotations
 

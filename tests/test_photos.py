@@ -1,4 +1,6 @@
-"""Real photographs, as a hobbyist has them: wide, tall, rotated by EXIF, grey, CMYK, with alpha, and a broken one."""
+"""Real photographs, as a hobbyist has them: wide, tall, rotated by EXIF, grey, CMYK, with alpha, and a broken
+one.
+"""
 
 from __future__ import annotations
 

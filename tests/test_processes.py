@@ -1,4 +1,6 @@
-"""Runs in processes of their own: killed at any instant and resumed, two at a time, driven by the page's job queue."""
+"""Runs in processes of their own: killed at any instant and resumed, two at a time, driven by the page's job
+queue.
+"""
 
 from __future__ import annotations
 

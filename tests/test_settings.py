@@ -199,7 +199,8 @@ def test_missing_file_and_folder_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_overrides_are_toml_and_bare_words_are_text() -> None:
     config = built(
-        "method.rank=8", "optim.lr=2e-4", "data.flip=true", "data.trigger=zib robot", "sample.prompts=['a, b', 'c']",
+        "method.rank=8", "optim.lr=2e-4", "data.flip=true", "data.trigger=zib robot", "sample.prompts=['a, "
+        "b', 'c']",
         "train.resolution=[512, 768]", "train.steps=10 epochs", "sample.every=25%", "run.note=\"x = 'y'\"",
     )  # fmt: skip
     assert (config.method.rank, config.optim.lr, config.data.flip) == (8, 2e-4, True)

@@ -1,4 +1,6 @@
-"""The training loop: what is learnt, what is kept, and that a resumed run is the uninterrupted one, bit for bit."""
+"""The training loop: what is learnt, what is kept, and that a resumed run is the uninterrupted one, bit for
+bit.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,18 @@ from safetensors.torch import load_file
 from sdtrainer import checkpoint, events
 from sdtrainer.control import Control
 from sdtrainer.events import (
-    Event, Finished, Paused, Resumed, RolledBack, RunStarted, Sampled, Saved, Stepped, Suspended, Validated,
+    Event,
+    Finished,
+    Paused,
+    PhaseBegan,
+    Resumed,
+    RolledBack,
+    RunStarted,
+    Sampled,
+    Saved,
+    Stepped,
+    Suspended,
+    Validated,
 )  # fmt: skip
 from sdtrainer.section import UserError
 from sdtrainer.workspace import RunFolder
@@ -235,3 +248,15 @@ def _poison(monkeypatch: pytest.MonkeyPatch, at: set[int]) -> None:
         return Batch(**{**given.__dict__, "weight": given.weight * math.inf}) if number in at else given
 
     monkeypatch.setattr(feed.Feed, "batch", batch)
+
+
+def test_a_word_to_end_is_heard_while_caching(trainer: Trainer) -> None:
+    folder = trainer.new()
+
+    def orders(event: Event, control: Control) -> None:
+        if isinstance(event, PhaseBegan) and event.phase == "cache":
+            control.put("suspend")
+
+    happened = trainer.run(folder, on_event=orders)
+    assert isinstance(happened[-1], Suspended) and not of(Stepped, happened)
+    assert isinstance(trainer.run(folder)[-1], Finished)

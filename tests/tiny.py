@@ -1,4 +1,6 @@
-"""Tiny real models and pictures for tests: the field's own classes with random weights, and a few drawn images."""
+"""Tiny real models and pictures for tests: the field's own classes with random weights, and a few drawn
+images.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ def make_base(folder: Path, prediction_type: str = "epsilon", width: int = 32, s
     )  # fmt: skip
     unet = UNet2DConditionModel(
         sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(16, 32),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=width, attention_head_dim=8, norm_num_groups=8,
     )  # fmt: skip
     vae = AutoencoderKL(

@@ -95,7 +95,9 @@ class Overlay:
         with _writing:
             data = self._read()
             edit(data)
-            files.write_bytes(self.path, json.dumps(data, ensure_ascii=False, indent=1, sort_keys=True).encode())
+            files.write_bytes(
+                self.path, json.dumps(data, ensure_ascii=False, indent=1, sort_keys=True).encode()
+            )
             self._data = data
 
     def _read(self) -> dict[str, Any]:

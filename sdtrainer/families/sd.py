@@ -1,6 +1,7 @@
 """Stable Diffusion 1 and 2: one CLIP text encoder, a UNet, an 8x VAE; epsilon, v or x0 prediction.
 
-Owns how such a model is recognised, loaded, noised, asked and sampled. Knows nothing of what is trained in it.
+Owns how such a model is recognised, loaded, noised, asked and sampled. Knows nothing of what is trained in
+it.
 """
 
 from __future__ import annotations
@@ -213,7 +214,8 @@ def _read_hub_json(repo: str, name: str) -> dict[str, Any] | None:
         return _read_json(Path(hf_hub_download(repo, name)))
     except LocalEntryNotFoundError as error:
         raise UserError(
-            f"Base model: '{repo}' is neither a folder here nor in the hub cache, and the hub cannot be reached.",
+            f"Base model: '{repo}' is neither a folder here nor in the hub cache, and the hub cannot be "
+            f"reached.",
             "Check the path, or go online once to download it.",
             "base.path",
         ) from error

@@ -15,7 +15,8 @@ class BaseSection(Section):
     path: str = knob(
         STARTER,
         "Base model",
-        "What is taught: 'starter' (the small model that ships with the app), a diffusers folder, a .safetensors file, "
+        "What is taught: 'starter' (the small model that ships with the app), a diffusers folder, a "
+        ".safetensors file, "
         "or a hub id such as owner/name.",
         level="basic",
         is_path=True,
@@ -23,13 +24,15 @@ class BaseSection(Section):
     prediction_type: Literal["auto", "epsilon", "v_prediction", "sample"] = knob(
         "auto",
         "Prediction type",
-        "What the model was trained to predict: noise (epsilon), velocity (v_prediction) or the image (sample). "
+        "What the model was trained to predict: noise (epsilon), velocity (v_prediction) or the image "
+        "(sample). "
         "'auto' reads it from the model; a wrong choice trains to grey mud.",
     )
     clip_skip: int = knob(
         0,
         "CLIP skip",
-        "How many of the text encoder's last layers are left out. 0 for most models; 1 for those trained that way "
+        "How many of the text encoder's last layers are left out. 0 for most models; 1 for those trained "
+        "that way "
         "(called 'clip skip 2' elsewhere). A wrong value weakens prompts.",
         ge=0,
         le=11,

@@ -1,4 +1,5 @@
-"""What LoRA, LoHa and LoKr share: which modules get an adapter, putting it there through peft, and taking stock of it.
+"""What LoRA, LoHa and LoKr share: which modules get an adapter, putting it there through peft, and taking
+stock of it.
 
 Knows nothing of one method's mathematics or file format.
 """
@@ -41,21 +42,24 @@ class AdapterSection(Section):
     targets: Targets = knob(
         "attention and feed-forward",
         "Layers to train",
-        "Which layers of the model get an adapter. Attention alone gives the smallest file; feed-forward layers learn "
+        "Which layers of the model get an adapter. Attention alone gives the smallest file; feed-forward "
+        "layers learn "
         "more detail; convolutions help styles and textures; 'own list' uses the patterns below.",
         level="basic",
     )
     own_targets: list[str] = knob(
         [],
         "Own list of layers",
-        "Patterns of layer names, one per line, for 'own list': '*' stands for any text, as in *attn2.to_k. Names "
+        "Patterns of layer names, one per line, for 'own list': '*' stands for any text, as in "
+        "*attn2.to_k. Names "
         "beginning with text_encoder. choose layers of the text encoder (token_embedding too).",
         lines=3,
     )
     train_text_encoder: bool = knob(
         False,
         "Train the text encoder too",
-        "Also teaches the part that reads the prompt. Learns trigger words faster, but forgets more and needs more "
+        "Also teaches the part that reads the prompt. Learns trigger words faster, but forgets more and "
+        "needs more "
         "memory; text can then not be cached.",
         level="basic",
     )
@@ -81,7 +85,8 @@ def check_targets(section: AdapterSection) -> None:
 
 
 def choose(module: torch.nn.Module, wanted: Sequence[str]) -> list[str]:
-    """Return the paths of linear, convolution and embedding layers whose path matches one of `wanted` in full.
+    """Return the paths of linear, convolution and embedding layers whose path matches one of `wanted` in
+    full.
 
     Raises:
         UserError: a pattern matches no such layer; it is named.

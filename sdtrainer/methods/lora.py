@@ -1,4 +1,5 @@
-"""LoRA: h = W x + B A x * alpha / r, with A and B of small rank r (Hu et al. 2021, https://arxiv.org/abs/2106.09685, eq. 3).
+"""LoRA: h = W x + B A x * alpha / r, with A and B of small rank r (Hu et al. 2021,
+https://arxiv.org/abs/2106.09685, eq. 3).
 
 Owns the settings, the attachment through peft and the export to the kohya/A1111 and diffusers layouts.
 """
@@ -21,13 +22,16 @@ _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 class LoraSection(adapter.AdapterSection):
-    """LoRA: two thin matrices beside each chosen layer. Little memory, a small file, quality near full fine-tuning."""
+    """LoRA: two thin matrices beside each chosen layer. Little memory, a small file, quality near full fine-
+    tuning.
+    """
 
     kind: Literal["lora"] = "lora"
     rank: int = knob(
         16,
         "Rank",
-        "How much each layer may learn. 4-8 for a simple subject, 16-32 for most, 64 and more for styles with much "
+        "How much each layer may learn. 4-8 for a simple subject, 16-32 for most, 64 and more for styles "
+        "with much "
         "detail. Too low misses detail; too high makes a large file and learns the pictures by heart.",
         level="basic",
         ge=1,
@@ -36,7 +40,8 @@ class LoraSection(adapter.AdapterSection):
     alpha: float = knob(
         16.0,
         "Alpha",
-        "Strength: what is learnt is multiplied by alpha / rank. Equal to rank is a good start; halving it acts like "
+        "Strength: what is learnt is multiplied by alpha / rank. Equal to rank is a good start; halving it "
+        "acts like "
         "halving the learning rate.",
         level="basic",
         gt=0,
@@ -45,7 +50,8 @@ class LoraSection(adapter.AdapterSection):
     dropout: float = knob(
         0.0,
         "Dropout",
-        "Part of the adapter's input that is left out at random while training. 0 is usual; 0.1 can help against "
+        "Part of the adapter's input that is left out at random while training. 0 is usual; 0.1 can help "
+        "against "
         "learning by heart when there are few images.",
         ge=0,
         le=0.9,
@@ -124,7 +130,9 @@ def tensors(module: torch.nn.Module, section: LoraSection) -> dict[str, LoraTens
 
 
 def _down_up(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """down (r, in[, k, k]) and up (out, r[, 1, 1]) with delta W = up @ down * alpha / r, for W as the layer stores it."""
+    """down (r, in[, k, k]) and up (out, r[, 1, 1]) with delta W = up @ down * alpha / r, for W as the layer
+    stores it.
+    """
     if (
         adapter.NAME in layer.lora_embedding_A
     ):  # peft keeps A (r, words) and B (width, r) for W (words, width)

@@ -1,4 +1,6 @@
-"""bench [--steps N]: the trainer against a bare loop over the same modules and batches, interleaved in one run."""
+"""bench [--steps N]: the trainer against a bare loop over the same modules and batches, interleaved in one
+run.
+"""
 
 from __future__ import annotations
 
@@ -33,19 +35,23 @@ QUIET = {
 def main(argv: Sequence[str]) -> int:
     arguments = parser("bench")
     arguments.add_argument("--steps", type=int, default=200, help="of each of the two")
-    arguments.add_argument("--preset", default="starter", help="what to train; the small starter shows overhead best")
+    arguments.add_argument(
+        "--preset", default="starter", help="what to train; the small starter shows overhead best"
+    )
     arguments.add_argument("settings", nargs="*", help="path=value, laid over the preset")
     given = arguments.parse_intermixed_args(argv)
     values = configs.with_changes(override(preset(given.preset).values, QUIET), given.settings)
     with tempfile.TemporaryDirectory() as home:
         workspace = Workspace(Path(home))
-        ours, bare = measure(create_run(workspace.runs, configs.build(values)), workspace, given.steps // BLOCK)
+        ours, bare = measure(
+            create_run(workspace.runs, configs.build(values)), workspace, given.steps // BLOCK
+        )
     print(f"trainer   {1 / ours:.2f} steps/s\nbare loop {1 / bare:.2f} steps/s\nratio     {bare / ours:.3f}")
     return 0
 
 
 def measure(folder: RunFolder, workspace: Workspace, blocks: int) -> tuple[float, float]:
-    """Return the median seconds per step of the trainer and of the bare loop, taking turns of `BLOCK` steps."""
+    """Return the median seconds per step of trainer and bare loop, taking turns of `BLOCK` steps."""
     from ..control import Control
     from ..loop import Loop
     from ..setup_run import decide, prepare
@@ -69,7 +75,9 @@ def measure(folder: RunFolder, workspace: Workspace, blocks: int) -> tuple[float
 
 
 def bare_loop(training: Training) -> Iterator[None]:
-    """Yield after each step of the plainest loop: same modules, same cached tensors, no accelerate, no events."""
+    """Yield after each step of the plainest loop: same modules, same cached tensors, no accelerate, no
+    events.
+    """
     import torch
 
     parts, family, plan = training.parts, training.family, training.plan
@@ -88,7 +96,7 @@ def bare_loop(training: Training) -> Iterator[None]:
 
 
 def _advance(loop: Loop, happenings: Iterator[events.Event]) -> tuple[float, int]:
-    """Run the real loop for at least `BLOCK` steps, its events logged as in a run. Return seconds and steps."""
+    """Run the real loop for at least `BLOCK` steps, events logged as in a run; return seconds and steps."""
     first, began = loop.step, time.perf_counter()
     while loop.step < first + BLOCK:
         events.append(loop.training.folder.events_file, next(happenings))

@@ -1,4 +1,4 @@
-"""sample RUNFOLDER|FILE --prompt TEXT: draw with a run's result, or with an adapter file on its base model."""
+"""sample RUNFOLDER|FILE --prompt TEXT: draw with a run's result, or an adapter file on its base."""
 
 from __future__ import annotations
 
@@ -51,10 +51,14 @@ def main(argv: Sequence[str]) -> int:
 def _arguments(argv: Sequence[str]):  # type: ignore[no-untyped-def]
     arguments = parser("sample")
     arguments.add_argument("what", type=Path, help="a run folder, or an adapter file")
-    arguments.add_argument("--prompt", action="append", required=True, help="what to draw; may be given several times")
+    arguments.add_argument(
+        "--prompt", action="append", required=True, help="what to draw; may be given several times"
+    )
     arguments.add_argument("--negative", default="", help="what the picture should not show")
     arguments.add_argument("--base", help="the base model, if the file does not say")
-    arguments.add_argument("--strength", type=float, default=1.0, help="of the adapter; 0 draws with the base alone")
+    arguments.add_argument(
+        "--strength", type=float, default=1.0, help="of the adapter; 0 draws with the base alone"
+    )
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--steps", type=int, default=0, help="0 takes the run's own")
     arguments.add_argument("--guidance", type=float, default=0.0, help="0 takes the run's own")

@@ -1,7 +1,7 @@
 """worker: the page's child process. Does the heavy imports, waits for one run, trains it, ends.
 
-The first line of standard input says which run; later lines are words for it. When the input closes, the page is gone:
-the run saves a checkpoint and ends.
+The first line of standard input says which run; later lines are words for it. When the input closes, the page
+is gone: the run saves a checkpoint and ends.
 """
 
 from __future__ import annotations
