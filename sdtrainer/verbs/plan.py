@@ -29,10 +29,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def as_text(plan: Plan, ledger: Ledger) -> str:
+    images = plan.batch_size * plan.accumulation * plan.processes
     lines = [
         f"{plan.facts.title} ({plan.facts.why}), {plan.facts.prediction_type}, {plan.facts.resolution} px",
         f"{plan.num_images} images, {plan.images_per_epoch} shown per epoch, {plan.num_validation} held out",
-        f"{plan.total_steps:,} steps of {plan.batch_size * plan.accumulation} = {plan.epochs:.1f} epochs",
+        f"{plan.total_steps:,} steps of {images} images = {plan.epochs:.1f} epochs",
         f"{ledger.trained:,} trained parameters",
         f"{', '.join(output_names(plan))}: {ledger.exported_bytes / 2**20:.1f} MB",
         f"holds {ledger.held('train') / 2**30:.2f} GiB while training, activations not counted",
