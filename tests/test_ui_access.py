@@ -180,6 +180,7 @@ def test_only_looking_is_open_to_viewers(served: Any) -> None:
         (page.runs.back._id, "click"),
         (page.runs.forth._id, "click"),
         (page.timer._id, "tick"),
+        (page.pulse._id, "change"),
         (served.blocks._id, "load"),
     }
     opened = {

@@ -91,18 +91,12 @@ class Form:
         return [*self.components, *(g for groups in self._groups.values() for g in groups)]
 
     def edits(self) -> list[Callable[..., Any]]:
-        """The events of a setting being changed. Paths count when they are left, not at each letter.
-
-        gradio's `input` of a text field tells of keys only, not of pasting or deleting; `change` tells all.
-        """
+        """The events of a person changing a setting. Paths count when they are left, not at each letter."""
         assert self.kind
         events: list[Callable[..., Any]] = [self.kind.input]
         for field in self.fields.values():
             widget = field.widget
-            if field.knob.is_path:
-                events += [widget.blur, widget.submit]
-            else:
-                events.append(widget.change if isinstance(widget, gr.Textbox | gr.Number) else widget.input)
+            events += [widget.blur, widget.submit] if field.knob.is_path else [widget.input]
         return events
 
     def read(self, given: Mapping[Any, Any]) -> dict[str, Any]:

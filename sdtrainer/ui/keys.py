@@ -1,4 +1,7 @@
-"""The keyboard: arrows and Enter in the caption view. A script in the page's head that clicks its buttons."""
+"""The keyboard, as a script in the page's head: keys of the caption view, and pasting into text fields.
+
+gradio's text fields tell of pressed letters only (6.31); pasting and deleting are passed on to them as such.
+"""
 
 HEAD = """<script>
 document.addEventListener('keydown', event => {
@@ -19,5 +22,9 @@ document.addEventListener('keydown', event => {
   if (event.key !== 'Enter' || document.activeElement?.tagName === 'BUTTON') return;
   box.focus();
   event.preventDefault();
+});
+document.addEventListener('input', event => {
+  if (event.target.matches('[data-testid="textbox"]'))
+    event.target.dispatchEvent(new KeyboardEvent('keypress', {key: 'Unidentified'}));
 });
 </script>"""

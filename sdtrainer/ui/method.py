@@ -72,12 +72,11 @@ class Method:
 
     def show(self, outlook: Outlook) -> dict[Any, Any]:
         project = self.desk.project
-        known = presets.presets()
         chosen = project.chosen()
         changes = project.changes(outlook.config) if outlook.config else {}
         return {
             self.preset: gr.update(
-                choices=[(p.title, p.name) for p in known], value=chosen.name if chosen else None
+                choices=[(p.title, p.name) for p in project.known], value=chosen.name if chosen else None
             ),
             self.about: _about(chosen),
             self.chip: _chip(outlook),

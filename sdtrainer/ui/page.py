@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from ..section import UserError, override
+from ..workspace import RunFolder
 from .dataset import Dataset
 from .desk import Desk
 from .form import Form
@@ -19,6 +20,7 @@ from .panel import Panel
 from .runs import Runs
 from .share import ShareBox, Sharing
 from .train import Train
+from .view import RunView
 from .vram import Vram
 
 TICK_SECONDS = 0.5
@@ -54,7 +56,7 @@ class Page:
                     self._tab("Runs", self.runs)
                 self.panel.build()
             self.marked = gr.State("")
-            self.seen = gr.State({})
+            self.seen, self.pulse = gr.State({}), gr.State({})
             self.timer = gr.Timer(TICK_SECONDS, active=False)
             self._wire(blocks)
         return blocks
@@ -120,11 +122,20 @@ class Page:
         on(blocks.load, self._open, {*states, *picks}, everything, looks_only=True)
         on(
             self.timer.tick,
-            self._tick,
+            self._feel,
+            {*picks},
+            [self.pulse],
+            looks_only=True,
+            trigger_mode="once",
+            queue=False,
+        )
+        on(
+            self.pulse.change,
+            lambda g: self._follow(g, g[self.seen] or {}),
             {*states, *picks},
             [*self._settings, *self._follows],
             looks_only=True,
-            trigger_mode="once",
+            trigger_mode="always_last",
             queue=False,
         )
 
@@ -198,52 +209,57 @@ class Page:
             hidden = {part: gr.update(visible=False) for part in (*self.edit_tabs, *self._controls)}
             return shown | hidden | {self.tabs: gr.update(selected="train")}
         tab = "train" if self.desk.jobs.state().current else "dataset"
-        return self._fill(given) | shown | {self.tabs: gr.update(selected=tab)}
+        return self.form.fill(self.desk.project.values) | shown | {self.tabs: gr.update(selected=tab)}
 
-    def _tick(self, given: Given) -> dict[Any, Any] | None:
-        return self._follow(given, given[self.seen] or {})
+    def _feel(self, given: Given) -> dict[Any, Any]:
+        """Feel the pulse: a tick carries a few words, and only their change brings the page up to date."""
+        return {self.pulse: self._stamps(given)}
 
-    def _follow(self, given: Given, seen: dict[str, Any]) -> dict[Any, Any]:
+    def _follow(self, given: Given, seen: dict[str, str]) -> dict[Any, Any]:
         """Send what changed since this page last heard, and nothing else."""
-        run = self.desk.newest()
-        view = self.desk.view(run) if run else None
-        status = self.desk.status(run) if run else ""
-        jobs = self.desk.jobs.state()
-        shown_in_gallery = given[self.gallery.run] or (run.name if run else None)
-        in_gallery = next((r for r in self.desk.runs() if r.name == shown_in_gallery), run)
-        gallery_view = self.desk.view(in_gallery) if in_gallery else None
-        names = [r.name for r in self.desk.runs()]
-        parts: dict[str, tuple[Any, Callable[[], dict[Any, Any]]]] = {
-            "header": (
-                (self.desk.glance(), run_words(self.desk), self.desk.access.needs_login),
-                self.header.show,
+        stamps, run = self._stamps(given), self.desk.newest()
+        in_gallery = self._in_gallery(given)
+        parts: dict[str, Callable[[], dict[Any, Any]]] = {
+            "header": self.header.show,
+            "train": lambda: self.train.show(run),
+            "gallery": lambda: (
+                self.gallery.follow(given, in_gallery) if in_gallery else self.gallery.show(None)
             ),
-            "train": ((run and run.name, view and view.version, status), lambda: self.train.show(run)),
-            "gallery": (
-                (in_gallery and in_gallery.name, gallery_view and len(gallery_view.samples), names),
-                lambda: self.gallery.follow(given, in_gallery) if in_gallery else self.gallery.show(None),
-            ),
-            "runs": (
-                (
-                    names,
-                    jobs,
-                    status,
-                    view and len(view.samples),
-                    view and (view.step * 20 // max(1, view.total)),
-                ),
-                lambda: self.runs.show(given[self.runs.chosen], given[self.runs.page]),
-            ),
+            "runs": lambda: self.runs.show(given[self.runs.chosen], given[self.runs.page]),
+            "settings": lambda: self._show(given),
+            "project": lambda: self._fill(given),
+        }
+        updates: dict[Any, Any] = {}
+        for name, show in parts.items():
+            if stamps[name] and stamps[name] != seen.get(name):
+                updates |= show()
+        return updates | {self.seen: stamps}
+
+    def _stamps(self, given: Given) -> dict[str, str]:
+        """Return, part by part, what its look depends on."""
+        desk = self.desk
+        run, in_gallery = desk.newest(), self._in_gallery(given)
+        view = desk.view(run) if run else RunView()
+        jobs, names, status = (
+            desk.jobs.state(),
+            [r.name for r in desk.runs()],
+            desk.status(run) if run else "",
+        )
+        tenths = view.step * 20 // max(1, view.total)
+        stamps: dict[str, Any] = {
+            "header": (desk.glance(), run_words(desk), desk.access.needs_login),
+            "train": (run, view.version, status),
+            "gallery": (in_gallery, len(desk.view(in_gallery).samples) if in_gallery else 0, names),
+            "runs": (names, jobs, status, len(view.samples), tenths),
+            "settings": "",
+            "project": "",
         }
         if given.role == "owner":
-            project = self.desk.project
-            by_other = project.version if project.author != given.session else 0
-            parts["settings"] = (
-                (self.desk.is_warm, jobs.current is None, by_other),
-                lambda: self._fill(given) if by_other and seen.get("settings") else self._show(given),
-            )
-        stamps = {name: repr(stamp) for name, (stamp, _) in parts.items()}
-        updates: dict[Any, Any] = {}
-        for name, (_, show) in parts.items():
-            if seen.get(name) != stamps[name]:
-                updates |= show()
-        return updates | {self.seen: stamps} if updates else {}
+            stamps["settings"] = (desk.is_warm, jobs.current is None)
+            if desk.project.author not in ("", given.session):  # another page typed: this one shows it
+                stamps["project"] = desk.project.version
+        return {name: repr(stamp) if stamp != "" else "" for name, stamp in stamps.items()}
+
+    def _in_gallery(self, given: Given) -> RunFolder | None:
+        wanted = given[self.gallery.run]
+        return next((r for r in self.desk.runs() if r.name == wanted), None) or self.desk.newest()

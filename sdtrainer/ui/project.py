@@ -43,6 +43,7 @@ class Project:
     preset: str = STARTER_PRESET
     version: int = 0
     author: str = ""
+    known: tuple[Preset, ...] = field(default_factory=presets.presets)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -75,7 +76,7 @@ class Project:
             return True
 
     def chosen(self) -> Preset | None:
-        return next((p for p in presets.presets() if p.name == self.preset), None)
+        return next((p for p in self.known if p.name == self.preset), None)
 
     def changes(self, config: Config) -> dict[str, tuple[Any, Any]]:
         """Return {path: (preset's value, own value)} of what was changed since the preset was picked."""

@@ -152,9 +152,9 @@ def describe(access: Access, link: Link | None) -> str:
     if link is None and not access.is_public:
         return tag("h3", "Share this page") + tag(
             "p",
-            "Makes a temporary link that works from anywhere for 72 hours. Visitors need a password: one lets "
-            "them do all that you can, the other lets them look at loss and pictures. While shared "
-            "folders outside the workspace are off limits.",
+            "Makes a temporary link that works from anywhere for 72 hours. Visitors need a password: one "
+            "lets them do all that you can, the other lets them look at loss and pictures. While "
+            "shared, folders outside the workspace are off limits.",
         )
     rows = [("Address", link.address)] if link else []
     rows += [

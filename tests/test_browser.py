@@ -1,0 +1,212 @@
+"""The whole way in a real browser: start the app as a person would, change, train, stop, reload, find it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdtrainer.workspace import PROJECT
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+START_SECONDS, TRAIN_SECONDS = 120, 240_000
+
+
+def _missing() -> str:
+    """Say what this machine lacks for these tests."""
+    try:
+        import playwright  # noqa: F401
+    except ImportError:
+        return "playwright is not installed (tests/requirements.txt)"
+    return "" if _chromium() else "there is no chromium on this machine"
+
+
+def _chromium() -> str | None:
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+pytestmark = pytest.mark.skipif(
+    bool(_missing()) and not os.environ.get("CI"), reason=_missing() or "all there"
+)
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The running app, with a workspace of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    home = tmp_path_factory.mktemp("browser") / "work space"
+    process = subprocess.Popen(
+        [sys.executable, "app.py", "--no-browser", "--port", str(port)],
+        cwd=PROJECT,
+        env=os.environ | {"SDTRAINER_WORKSPACE": str(home)},
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(url, process)
+        yield url
+        log = home / "log.txt"
+        assert not log.exists(), log.read_text()  # a handler failed
+    finally:
+        process.terminate()
+        process.wait(90)
+
+
+def _wait_for(url: str, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the app ended"
+        try:
+            urllib.request.urlopen(url, timeout=5).read(1)
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"no answer after {START_SECONDS} s")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    assert not _missing(), _missing()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=_chromium(), args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    troubles: list[str] = []
+    page.on("console", lambda message: message.type == "error" and troubles.append(message.text))
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("request", lambda request: _is_elsewhere(request.url, address) and troubles.append(request.url))
+    page.set_default_timeout(60_000)
+    open_page(page, address)
+    yield page
+    page.close()
+    assert troubles == []
+
+
+def _is_elsewhere(url: str, address: str) -> bool:
+    return not url.startswith((address, "data:", "blob:"))
+
+
+def open_page(page: Any, address: str) -> None:
+    page.goto(address, wait_until="domcontentloaded")
+    page.locator("#plan-text dl").wait_for()
+
+
+def tab(page: Any, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def field(page: Any, key: str) -> Any:
+    return page.locator(f"#knob-{key} :is(input, textarea)").first
+
+
+def plan(page: Any, pattern: str) -> None:
+    """Wait until the plan says something."""
+    page.locator("#plan-text", has_text=re.compile(pattern)).wait_for()
+
+
+def test_the_dataset_shows_pictures_and_keeps_captions(page: Any, address: str) -> None:
+    page.locator("#pictures img").first.wait_for()
+    page.locator("#found", has_text="12 images").wait_for()
+    assert page.locator("#pictures img").count() == 12
+    page.locator("#pictures button").first.click()
+    caption = page.locator("#caption textarea")
+    caption.wait_for()
+    before = caption.input_value()
+    assert "zib" in before
+    caption.fill("a zib robot waving")
+    page.locator("#caption-save").click()
+    page.locator("#editor", has_text="Trained as: a zib robot waving").first.wait_for()
+    caption.press("Escape")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('#caption textarea').value != 'a zib robot waving'")
+    open_page(page, address)
+    page.locator("#pictures", has_text="a zib robot waving").wait_for()
+
+
+def test_a_change_shows_in_the_plan_and_a_wrong_one_turns_red(page: Any, address: str) -> None:
+    tab(page, "Method")
+    field(page, "train-steps").fill("400")
+    plan(page, "400 steps")
+    rank = field(page, "method-lora-rank")
+    rank.fill("0")
+    page.locator(".wrong", has_text="Rank").wait_for()
+    page.locator("#why-not", has_text="whole number from 1 to 1024").wait_for()
+    assert page.locator("#train").is_disabled()
+    rank.fill("8")
+    page.locator("#changed", has_text="Rank").wait_for()
+    assert page.locator(".wrong").count() == 0
+    page.get_by_role("button", name="Undo Rank").click()
+    page.locator("#changed", has_text="Rank").wait_for(state="detached")
+    assert rank.input_value() == "16"
+    open_page(page, address)
+    plan(page, "400 steps")
+    tab(page, "Method")
+    assert field(page, "train-steps").input_value() == "400"
+
+
+def test_memory_is_drawn_as_squares(page: Any) -> None:
+    tab(page, "VRAM")
+    page.locator("svg.squares rect.part-weights").first.wait_for()
+    page.locator("table", has_text="Because").wait_for()
+
+
+def test_a_run_is_trained_seen_by_two_pages_stopped_and_found_again(
+    page: Any, browser: Any, address: str
+) -> None:
+    page.locator("#train:enabled").click()
+    state = page.locator("#run-state")
+    state.wait_for()
+    page.locator("#newest img").first.wait_for(timeout=TRAIN_SECONDS)
+    page.locator("#loss-plot polyline.smooth").wait_for(timeout=TRAIN_SECONDS)
+    page.locator(".chip.run", has_text="training").wait_for()
+
+    second = browser.new_page()
+    open_page(second, address)
+    second.locator("#loss-plot polyline.smooth").wait_for()
+    second.locator("#run-state", has_text="Running").wait_for()
+    second.close()
+
+    open_page(page, address)  # a reload in the middle
+    page.locator("#stop:enabled").click()
+    page.locator("#run-state", has_text="Stopped").wait_for(timeout=TRAIN_SECONDS)
+    page.locator(".chip.run", has_text="idle").wait_for()
+
+    open_page(page, address)
+    tab(page, "Runs")
+    card = page.locator(".run-card").first
+    card.wait_for()
+    assert "Stopped" in card.inner_text()
+    card.click()
+    link = page.locator("#run-details a", has_text=".safetensors")
+    link.wait_for()
+    with page.expect_download() as download:
+        link.click()
+    assert Path(download.value.path()).stat().st_size > 1000
+    tab(page, "Gallery")
+    assert page.locator("#grid img").count() >= 4
+    page.locator("#before-after img").first.wait_for()
