@@ -55,19 +55,13 @@ def estimate(plan: Plan) -> Ledger:
     counts = _count(_Subject(plan.facts, plan.config.method))
     rows = []
     for place in plan.placements:
-        if place.device != plan.device:
-            continue
-        base, shapes = counts.base[place.part], counts.trained.get(place.part, ())
-        trained = sum(_numel(shape) for shape in shapes)
-        rows.append(Row(place.part, place.phase, "weights", base * _BYTES[place.precision] + 4 * trained))
-        if trained and place.phase == "train":
-            rows.append(Row(place.part, "train", "gradients", 4 * trained))
-        if trained and place.phase in ("train", "sample"):
-            state = optim.state_bytes(optim.find(plan.optimizer), shapes)
-            rows.append(Row(place.part, place.phase, "optimizer", state))
-            if plan.config.optim.ema:
-                rows.append(Row(place.part, place.phase, "average", 4 * trained))
-    trained = sum(_numel(shape) for shapes in counts.trained.values() for shape in shapes)
+        if place.device == plan.device:
+            trained = _count_of(counts.trained.get(place.part, ()))
+            weights = counts.base[place.part] * _BYTES[place.precision] + 4 * trained
+            rows.append(Row(place.part, place.phase, "weights", weights))
+    for part, shapes in counts.trained.items():
+        rows += _training_rows(part, shapes, plan)
+    trained = sum(_count_of(shapes) for shapes in counts.trained.values())
     formats = len(plan.config.export.formats)
     return Ledger(tuple(rows), trained, counts.exported[plan.config.export.precision] * formats)
 
@@ -114,5 +108,21 @@ def _count(subject: _Subject) -> _Counts:
     return _Counts(base, trained, sizes)
 
 
-def _numel(shape: tuple[int, ...]) -> int:
-    return torch.Size(shape).numel()
+def _training_rows(part: str, shapes: tuple[tuple[int, ...], ...], plan: Plan) -> list[Row]:
+    """What training adds: fp32 gradients within a step, and state that stays from the first step on."""
+    trained = _count_of(shapes)
+    if not trained:
+        return []
+    kept = {"optimizer": optim.state_bytes(optim.find(plan.optimizer), shapes)}
+    if plan.config.optim.ema:
+        kept["average"] = 4 * trained
+    rows = [Row(part, "train", "gradients", 4 * trained)]
+    return rows + [
+        Row(part, phase, what, size)  # type: ignore[arg-type]
+        for phase in ("train", "sample", "export")
+        for what, size in kept.items()
+    ]
+
+
+def _count_of(shapes: tuple[tuple[int, ...], ...]) -> int:
+    return sum(torch.Size(shape).numel() for shape in shapes)

@@ -267,7 +267,8 @@ def _placements(
             device=machine.device if phase in uses[part] else "cpu",
             precision="fp32" if part == VAE else precision,  # SD1 and SDXL VAEs overflow in fp16
             is_trainable=part in trained,
-            is_checkpointed=checkpointing and part in trained and phase == "train",
+            # gradients of a trained text encoder flow through the denoiser, trained or not
+            is_checkpointed=checkpointing and phase == "train" and (part in trained or part == DENOISER),
         )
         for phase in PHASES
         for part in facts.parts

@@ -31,7 +31,7 @@ def metadata(training: Training, step: int) -> dict[str, str]:
             resolution=(side, side),
             steps=step,
             total_steps=plan.total_steps,
-            epochs=step // plan.steps_per_epoch,
+            epochs=step * plan.accumulation // plan.micro_batches,
             total_epochs=round(plan.epochs),
             batch_size=plan.batch_size,
             accumulation=plan.accumulation,

@@ -117,10 +117,11 @@ def prepare(
     torch.manual_seed(plan.config.train.seed)
     rates = plan.config.optim
     groups = method.attach(parts, plan.config.method, LearningRates(rates.lr, rates.encoder_lr))
-    for part in plan.trained_parts:
-        if plan.place(part, "train").is_checkpointed:
+    for part in plan.facts.parts:
+        place = plan.place(part, "train")
+        if place.is_checkpointed:
             _checkpoint_activations(parts.modules[part])
-        parts.modules[part].train()
+        parts.modules[part].train(place.is_trainable or place.is_checkpointed)
     row = optim.find(plan.optimizer)
     step_module, optimizer = accelerator.prepare(
         TrainStep(family, parts, plan), optim.build(row, groups, rates), device_placement=[False, False]
