@@ -6,6 +6,7 @@ is gone: the run saves a checkpoint and ends.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import threading
@@ -17,9 +18,19 @@ from ..section import UserError
 from ..workspace import RunFolder, Workspace
 
 
+HEAVY = (
+    "peft",
+    "transformers.models.clip.modeling_clip",
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+)
+"""What a run imports sooner or later; done while waiting, the run begins at once."""
+
+
 def main(argv: Sequence[str]) -> int:
     from .. import train as training
 
+    for name in HEAVY:
+        importlib.import_module(name)
     first = sys.stdin.readline()
     if not first:
         return 0
