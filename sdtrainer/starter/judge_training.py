@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as functional
 from PIL import Image, ImageFilter
 
+from sdtrainer.starter.checkpoint import Checkpoint
 from sdtrainer.starter.drawing import as_pictures, as_tensor
 from sdtrainer.starter.judge import NOTHING, VIEW, Judge, JudgeNetwork, class_names
 from sdtrainer.starter.latents import PatchSpace
@@ -18,7 +19,7 @@ from sdtrainer.starter.robot import draw_robot, random_pose
 from sdtrainer.starter.scenery import random_shapes
 from sdtrainer.starter.world import BACKGROUNDS, PICTURE_SIZE, draw_scene, render
 
-BATCH = 48
+BATCH = 32
 PEAK_RATE = 2e-3
 NOTHING_SHARE = 0.12
 ROBOT_SHARE = 0.04
@@ -27,26 +28,25 @@ HELD_OUT = 600
 
 
 def train_judge(work: Path, minutes: float, seed: int = 0) -> Judge:
-    """Train until the time is up and measure on renderings of another seed."""
+    """Train until the time is up, continuing a checkpoint if there is one; measure on unseen renderings."""
     torch.manual_seed(seed)
     space = PatchSpace.load(work / "patch-space.safetensors")
     classes = class_names()
     network = JudgeNetwork(len(classes)).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, weight_decay=0.02)
-    rng = random.Random(f"judge {seed}")
-    pace = Pace(minutes * 60, 0.0, warm_up=0.02, decay_from=0.3)
-    step = 0
+    checkpoint = Checkpoint(work / "judge-training.pt", {"network": network, "optimizer": optimizer})
+    steps, spent = checkpoint.resume()
+    torch.manual_seed(seed + steps)  # not the noise of the first steps again
+    rng = random.Random(f"judge {seed} {steps}")
+    pace = Pace(minutes * 60, spent, warm_up=0.02, decay_from=0.5)
     while not pace.over():
-        for group in optimizer.param_groups:
-            group["lr"] = PEAK_RATE * pace.rate()
-        views, labels = _batch(rng, space, classes)
-        loss = functional.cross_entropy(network(views), labels, label_smoothing=0.05)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        step += 1
-        if step % 50 == 0:
-            print(f"judge step {step} loss {float(loss):.3f} spent {pace.spent():.0f}s", flush=True)
+        pace.set_rate(optimizer, PEAK_RATE)
+        loss = _step(network, optimizer, *_batch(rng, space, classes))
+        steps += 1
+        if steps % 50 == 0:
+            print(f"judge step {steps} loss {loss:.3f} spent {pace.spent():.0f}s", flush=True)
+            checkpoint.save_sometimes(steps, pace.spent())
+    checkpoint.save(steps, pace.spent())
     judge = Judge(network, classes, 0.0)
     judge.accuracy = accuracy_of(judge)
     return judge
@@ -58,6 +58,16 @@ def accuracy_of(judge: Judge, count: int = HELD_OUT, seed: str = "held-out judge
     scenes = [draw_scene(rng) for _ in range(count)]
     names = judge.names([render(scene) for scene in scenes])
     return sum(name == scene.name for name, scene in zip(names, scenes, strict=True)) / count
+
+
+def _step(
+    network: JudgeNetwork, optimizer: torch.optim.Optimizer, views: torch.Tensor, labels: torch.Tensor
+) -> float:
+    loss = functional.cross_entropy(network(views), labels, label_smoothing=0.05)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
 
 
 def _batch(rng: random.Random, space: PatchSpace, classes: list[str]) -> tuple[torch.Tensor, torch.Tensor]:

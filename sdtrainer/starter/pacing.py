@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 
+import torch
+
 
 class Pace:
     """How far a stage of so many seconds has come, and the share of the peak rate that is due now."""
@@ -36,3 +38,8 @@ class Pace:
             return 1.0
         fall = (progress - self._decay_from) / (1 - self._decay_from)
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fall))
+
+    def set_rate(self, optimizer: torch.optim.Optimizer, peak: float) -> None:
+        """Give the optimizer the learning rate that is due now."""
+        for group in optimizer.param_groups:
+            group["lr"] = peak * self.rate()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import random
-import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from sdtrainer.starter.checkpoint import Checkpoint
 from sdtrainer.starter.drawing import world_batch
 from sdtrainer.starter.latents import PatchSpace
 from sdtrainer.starter.networks import ddim_scheduler, new_text_encoder, new_unet
@@ -23,7 +23,7 @@ PEAK_RATE = 8e-4
 CAPTION_DROPOUT = 0.1
 MIN_SNR_GAMMA = 5.0
 EMA_DECAY = 0.999
-SAVE_EVERY_SECONDS = 180.0
+CHECKPOINT_NAME = "unet-training.pt"
 
 
 @dataclass
@@ -38,6 +38,15 @@ class Denoiser:
     def parameters(self) -> list[torch.nn.Parameter]:
         """Everything that learns."""
         return [*self.unet.parameters(), *self.text_encoder.parameters()]
+
+    def parts(self) -> dict[str, torch.nn.Module]:
+        """All networks by the names under which they are kept."""
+        return {
+            "unet": self.unet,
+            "text_encoder": self.text_encoder,
+            "averaged_unet": self.averaged_unet,
+            "averaged_text_encoder": self.averaged_text_encoder,
+        }
 
     def update_average(self, step: int) -> None:
         """Move the averaged copies a little towards the learning ones."""
@@ -58,15 +67,14 @@ def train_unet(work: Path, tokenizer: CLIPTokenizer, minutes: float, seed: int =
     torch.manual_seed(seed)
     denoiser = new_denoiser(tokenizer)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99), fused=True)
-    checkpoint = work / "unet-training.pt"
-    steps, spent = _resume(checkpoint, denoiser, optimizer)
+    checkpoint = Checkpoint(work / CHECKPOINT_NAME, {**denoiser.parts(), "optimizer": optimizer})
+    steps, spent = checkpoint.resume()
+    torch.manual_seed(seed + steps)  # not the noise of the first steps again
     rng = random.Random(f"unet {seed} {steps}")
     space = PatchSpace.load(work / "patch-space.safetensors")
     pace = Pace(minutes * 60, spent, warm_up=0.01, decay_from=0.45)
-    last_save = time.monotonic()
     while not pace.over():
-        for group in optimizer.param_groups:
-            group["lr"] = PEAK_RATE * pace.rate()
+        pace.set_rate(optimizer, PEAK_RATE)
         pictures, captions = world_batch(rng, BATCH)
         latents = space.encode(pictures)
         loss = _step(denoiser, optimizer, tokenizer, latents, _with_dropout(rng, captions))
@@ -74,10 +82,8 @@ def train_unet(work: Path, tokenizer: CLIPTokenizer, minutes: float, seed: int =
         steps += 1
         if steps % 50 == 0:
             print(f"unet step {steps} loss {loss:.4f} spent {pace.spent():.0f}s", flush=True)
-        if time.monotonic() - last_save > SAVE_EVERY_SECONDS:
-            _save(checkpoint, denoiser, optimizer, steps, pace.spent())
-            last_save = time.monotonic()
-    _save(checkpoint, denoiser, optimizer, steps, pace.spent())
+        checkpoint.save_sometimes(steps, pace.spent())
+    checkpoint.save(steps, pace.spent())
     return steps
 
 
@@ -90,7 +96,7 @@ def new_denoiser(tokenizer: CLIPTokenizer) -> Denoiser:
 
 def load_averaged(work: Path, denoiser: Denoiser) -> tuple[int, float]:
     """Put a checkpoint's averages into the denoiser; return its steps and seconds."""
-    state = torch.load(work / "unet-training.pt", map_location="cpu", weights_only=True)
+    state = torch.load(work / CHECKPOINT_NAME, map_location="cpu", weights_only=True)
     denoiser.averaged_unet.load_state_dict(state["averaged_unet"])
     denoiser.averaged_text_encoder.load_state_dict(state["averaged_text_encoder"])
     return state["steps"], state["spent"]
@@ -143,23 +149,3 @@ def _min_snr_weights(timesteps: torch.Tensor) -> torch.Tensor:
 
 def _with_dropout(rng: random.Random, captions: list[str]) -> list[str]:
     return ["" if rng.random() < CAPTION_DROPOUT else caption for caption in captions]
-
-
-def _resume(checkpoint: Path, denoiser: Denoiser, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    if not checkpoint.exists():
-        return 0, 0.0
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    for part in ("unet", "text_encoder", "averaged_unet", "averaged_text_encoder"):
-        getattr(denoiser, part).load_state_dict(state[part])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["steps"], state["spent"]
-
-
-def _save(
-    checkpoint: Path, denoiser: Denoiser, optimizer: torch.optim.Optimizer, steps: int, spent: float
-) -> None:
-    parts = ("unet", "text_encoder", "averaged_unet", "averaged_text_encoder")
-    state = {part: getattr(denoiser, part).state_dict() for part in parts}
-    fresh = checkpoint.with_suffix(".new")
-    torch.save({**state, "optimizer": optimizer.state_dict(), "steps": steps, "spent": spent}, fresh)
-    fresh.replace(checkpoint)  # never a half-written checkpoint

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 
 from sdtrainer.starter.autoencoder import write_encoder
+from sdtrainer.starter.checkpoint import Checkpoint
 from sdtrainer.starter.drawing import as_tensor, world_batch
 from sdtrainer.starter.latents import PATCH, PatchSpace
 from sdtrainer.starter.networks import LATENT_SIZE, new_vae
@@ -22,7 +22,7 @@ PEAK_RATE = 1.5e-3
 CROP = 8  # in latents; most of a whole picture is plain background, which teaches little
 WHOLE_FROM = 0.75
 LATENT_NOISE = 0.06  # sampled latents are never exact
-SAVE_EVERY_SECONDS = 120.0
+CHECKPOINT_NAME = "vae-training.pt"
 
 
 def train_vae(work: Path, minutes: float, seed: int = 0) -> float:
@@ -33,14 +33,13 @@ def train_vae(work: Path, minutes: float, seed: int = 0) -> float:
     write_encoder(vae, space)
     weights = vae.decoder.parameters()
     optimizer = torch.optim.AdamW(weights, lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=1e-3)
-    checkpoint = work / "vae-training.pt"
-    steps, spent = _resume(checkpoint, vae, optimizer)
+    checkpoint = Checkpoint(work / CHECKPOINT_NAME, {"vae": vae, "optimizer": optimizer})
+    steps, spent = checkpoint.resume()
+    torch.manual_seed(seed + steps)  # not the noise of the first steps again
     rng = random.Random(f"vae {seed} {steps}")
     pace = Pace(minutes * 60, spent, warm_up=0.01, decay_from=0.4)
-    last_save = time.monotonic()
     while not pace.over():
-        for group in optimizer.param_groups:
-            group["lr"] = PEAK_RATE * pace.rate()
+        pace.set_rate(optimizer, PEAK_RATE)
         pictures = as_tensor([any_picture(rng) for _ in range(BATCH)])
         if pace.progress() < WHOLE_FROM:
             pictures = _crops(rng, pictures)
@@ -48,17 +47,15 @@ def train_vae(work: Path, minutes: float, seed: int = 0) -> float:
         steps += 1
         if steps % 50 == 0:
             print(f"vae step {steps} loss {loss:.4f} spent {pace.spent():.0f}s", flush=True)
-        if time.monotonic() - last_save > SAVE_EVERY_SECONDS:
-            _save(checkpoint, vae, optimizer, steps, pace.spent())
-            last_save = time.monotonic()
-    _save(checkpoint, vae, optimizer, steps, pace.spent())
+        checkpoint.save_sometimes(steps, pace.spent())
+    checkpoint.save(steps, pace.spent())
     return psnr_of_world(vae)
 
 
 def load_vae(work: Path) -> AutoencoderKL:
     """The autoencoder of the last checkpoint."""
     vae = new_vae()
-    state = torch.load(work / "vae-training.pt", map_location="cpu", weights_only=True)
+    state = torch.load(work / CHECKPOINT_NAME, map_location="cpu", weights_only=True)
     vae.load_state_dict(state["vae"])
     return vae.eval()
 
@@ -106,21 +103,3 @@ def _crops(rng: random.Random, pictures: torch.Tensor) -> torch.Tensor:
         left, top = (PATCH * ((rng.randint(0, room) + rng.randint(0, room)) // 2) for _ in range(2))
         crops.append(picture[:, top : top + edge, left : left + edge])
     return torch.stack(crops)
-
-
-def _resume(checkpoint: Path, vae: AutoencoderKL, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    if not checkpoint.exists():
-        return 0, 0.0
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    vae.load_state_dict(state["vae"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["steps"], state["spent"]
-
-
-def _save(
-    checkpoint: Path, vae: AutoencoderKL, optimizer: torch.optim.Optimizer, steps: int, spent: float
-) -> None:
-    fresh = checkpoint.with_suffix(".new")
-    state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "steps": steps, "spent": spent}
-    torch.save(state, fresh)
-    fresh.replace(checkpoint)  # never a half-written checkpoint
