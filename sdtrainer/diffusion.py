@@ -27,7 +27,8 @@ from .section import Section, UserError, knob
 if TYPE_CHECKING:
     import torch
 
-    from .seams import PredictionType
+PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
+"""What a denoiser says of noisy latents: the noise, the velocity, the clean latents, or the flow."""
 
 
 class NoiseSection(Section):

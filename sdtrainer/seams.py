@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from .diffusion import PredictionType
+
 if TYPE_CHECKING:
     import torch
 
     from .diffusion import NoiseSection, Schedule
     from .section import Section
 
-PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
 DENOISER, VAE = "denoiser", "vae"
 Precision = Literal["fp32", "fp16", "bf16"]
 

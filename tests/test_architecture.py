@@ -16,9 +16,9 @@ ORDER = (
     "launcher",  # the standard library alone: it runs before anything is installed
     "__init__",
     "section files seeds events hardware control pace guard",
-    "seams",
     "starter",  # makes the starter model: knows no more of the app than this
     "diffusion",
+    "seams",
     "formats optim",
     "data families methods",  # these do not know each other
     "run_sections",
@@ -38,9 +38,6 @@ ORDER = (
 )
 """Every module and folder of the package, top to bottom; those on one line do not know each other."""
 
-KNOWN_TO_EACH_OTHER = {("seams", "diffusion")}
-"""For their types only: neither imports the other when it runs."""
-
 MAX_LINES = 400
 LONGER = {"launcher.py": 520}
 """The launcher cannot be divided: it is one file that an old Python is handed on its own."""
@@ -48,12 +45,11 @@ LONGER = {"launcher.py": 520}
 
 @dataclass(frozen=True)
 class Import:
-    """`unit` is a module or folder at the top of the package; `is_type`: for type checkers only."""
+    """`unit` is a module or folder at the top of the package."""
 
     importer: str
     unit: str
     line: int
-    is_type: bool
 
 
 def files() -> list[Path]:
@@ -68,13 +64,12 @@ def unit_of(path: Path) -> str:
 
 def imports(path: Path) -> Iterator[Import]:
     """Yield what a file imports from the package, anywhere in it."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         for name in _names(node, path):
             unit = name.split(".")[1] if "." in name else "__init__"
             if not (PACKAGE / unit).is_dir() and not (PACKAGE / f"{unit}.py").is_file():
                 unit = "__init__"  # a name such as __version__
-            yield Import(unit_of(path), unit, node.lineno, _is_for_types(node, tree))  # type: ignore[attr-defined]
+            yield Import(unit_of(path), unit, node.lineno)  # type: ignore[attr-defined]
 
 
 def _names(node: ast.AST, path: Path) -> list[str]:
@@ -91,11 +86,6 @@ def _names(node: ast.AST, path: Path) -> list[str]:
     return [name for name in found if name.split(".")[0] == "sdtrainer"]
 
 
-def _is_for_types(node: ast.AST, tree: ast.Module) -> bool:
-    blocks = (n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
-    return any(node is inner for block in blocks for inner in ast.walk(block))
-
-
 def place(unit: str) -> int:
     return next(number for number, line in enumerate(ORDER) if unit in line.split())
 
@@ -110,10 +100,7 @@ def test_modules_import_only_from_lines_above_their_own() -> None:
     for path in files():
         for found in imports(path):
             seen += 1
-            is_friend = found.is_type and {(found.importer, found.unit), (found.unit, found.importer)} & (
-                KNOWN_TO_EACH_OTHER
-            )
-            if found.importer != found.unit and not is_friend and place(found.unit) >= place(found.importer):
+            if found.importer != found.unit and place(found.unit) >= place(found.importer):
                 wrong.append(f"{path.relative_to(PROJECT)}:{found.line} imports {found.unit}")
     assert seen > 300, "the imports were not found"
     assert not wrong, "\n".join(wrong)

@@ -17,7 +17,6 @@ from ..control import WORDS, Control
 from ..section import UserError
 from ..workspace import RunFolder, Workspace
 
-
 HEAVY = (
     "peft",
     "transformers.models.clip.modeling_clip",
