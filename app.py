@@ -33,13 +33,14 @@ def main() -> int:
     prepare(home)
     with no_stub_files():
         from sdtrainer.ui import serve
+        from sdtrainer.ui.share import announce
     try:
         served = serve.serve(home, arguments.host, arguments.port)
     except UserError as error:
         print(f"sdtrainer: {error}", file=sys.stderr)
         return 2
     print(f"sdtrainer is open at {served.url}", flush=True)
-    tell_passwords(served, arguments.share)
+    share(served, announce, arguments.share)
     if not arguments.no_browser:
         webbrowser.open(served.url)
     served.desk.warm_up_soon()
@@ -75,16 +76,15 @@ def no_stub_files() -> Iterator[None]:
         inspect.getfile = find
 
 
-def tell_passwords(served: Any, wants_link: bool) -> None:
+def share(served: Any, announce: Any, wants_link: bool) -> None:
     """Make the link if asked, and print how to get in."""
     if wants_link:
         try:
-            print(f"Shared for 72 hours at {served.sharing.start().address}", flush=True)
+            served.sharing.start()
         except UserError as error:
             print(f"sdtrainer: {error}", file=sys.stderr, flush=True)
     if served.access.needs_login:
-        for role, may in (("owner", "may do everything"), ("viewer", "may look only")):
-            print(f"  user {role}, password {served.access.passwords[role]}: {may}", flush=True)
+        announce(served.access, served.sharing.link)
 
 
 def wait_for_the_end() -> None:

@@ -27,7 +27,6 @@ from ..workspace import Workspace
 Role = Literal["owner", "viewer"]
 ROLES: tuple[Role, ...] = ("owner", "viewer")
 SHIPPED = ("", STARTER, "starter-held-out")
-COOKIE = "sdtrainer-session"
 OPEN_PATH = "/gradio_api/startup-events"  # the server asks itself for it once
 CHANGING_PATHS = ("/gradio_api/upload", "/download/")
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
@@ -127,15 +126,16 @@ class Gate:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         headers, path = Headers(scope=scope), scope["path"]
-        token = Request(scope).cookies.get(COOKIE)
+        cookie_name = f"sdtrainer-{scope['server'][1]}"  # browsers share cookies between ports
+        token = Request(scope).cookies.get(cookie_name)
         role = self.access.role_of(token)
         scope["sdtrainer_role"] = role
         refusal = self._refusal(scope, headers, path, role)
         if path.rstrip("/") == "/login" and self.access.needs_login:
-            refusal = await self._login(Request(scope, receive))
+            refusal = await self._login(Request(scope, receive), cookie_name)
         if refusal is not None:
             return await refusal(scope, receive, self._guarded(send))
-        cookie = self.access.open_local() if self._greets(scope, token) else None
+        cookie = f"{cookie_name}={self.access.open_local()}" if self._greets(scope, token) else ""
         await self.app(scope, receive, self._guarded(send, cookie))
 
     def _refusal(self, scope: Scope, headers: Headers, path: str, role: Role | None) -> Response | None:
@@ -152,7 +152,7 @@ class Gate:
             return PlainTextResponse("This login is for looking only", 403)
         return None
 
-    async def _login(self, request: Request) -> Response:
+    async def _login(self, request: Request, cookie_name: str) -> Response:
         if request.method != "POST":
             return HTMLResponse(login_page(""))
         form = await request.form()
@@ -163,13 +163,13 @@ class Gate:
                 login_page("User or password is wrong. Both are shown where the page was shared."), 403
             )
         answer = RedirectResponse("./", 303)
-        answer.set_cookie(COOKIE, token, httponly=True, samesite="lax")
+        answer.set_cookie(cookie_name, token, httponly=True, samesite="lax")
         return answer
 
     def _greets(self, scope: Scope, token: str | None) -> bool:
         return not self.access.needs_login and scope["path"] == "/" and not self.access.is_known(token)
 
-    def _guarded(self, send: Any, cookie: str | None = None) -> Any:
+    def _guarded(self, send: Any, cookie: str = "") -> Any:
         async def guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
@@ -177,7 +177,7 @@ class Gate:
                 headers["referrer-policy"] = "no-referrer"
                 headers["x-content-type-options"] = "nosniff"
                 if cookie:
-                    headers.append("set-cookie", f"{COOKIE}={cookie}; HttpOnly; Path=/; SameSite=lax")
+                    headers.append("set-cookie", f"{cookie}; HttpOnly; Path=/; SameSite=lax")
             await send(message)
 
         return guarded

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 HEAVY = ("torch", "diffusers", "transformers", "peft")
 GLANCE_SECONDS = 5.0
+LIKE_RUNS = 10
 FIRST_PAGE_SECONDS = 8.0
 
 
@@ -113,6 +114,14 @@ class Desk:
         self.access.check(config)
         return config
 
+    def pace(self, config: Config) -> float | None:
+        """Return the seconds per step of the newest run like this one; None if there was none."""
+        for run in self.runs()[:LIKE_RUNS]:
+            seconds = self.view(run).seconds_per_step
+            if seconds and _likeness(run.config()) == _likeness(config):
+                return seconds
+        return None
+
     def glance(self) -> str:
         """Return the card in a few words, looked up again every few seconds."""
         at, words = self._glance
@@ -134,3 +143,16 @@ class Desk:
         except Exception:
             self.listener.log(traceback.format_exc())
         self.is_warm = True
+
+
+def _likeness(config: Config) -> tuple[object, ...]:
+    """What the speed of a run depends on most."""
+    train = config.train
+    return (
+        config.base.path,
+        config.method,
+        train.batch_size,
+        train.resolution,
+        train.precision,
+        config.optim.name,
+    )

@@ -25,14 +25,30 @@ class Gallery:
         self.desk = desk
 
     def build(self) -> None:
-        self.run = gr.Dropdown(label="Run", choices=[], value=None, elem_id="gallery-run")
+        self.run = gr.Dropdown(
+            allow_custom_value=True,
+            label="Run",
+            choices=[],
+            value=None,
+            elem_id="gallery-run",
+        )
         self.grid = gr.HTML(_empty(), js_on_load=CLICKS, elem_id="grid")
         with gr.Column(visible=False) as self.compare:
             gr.HTML(tag("h3", "Before and after"))
             with gr.Row():
-                self.prompt = gr.Dropdown(label="Prompt", choices=[], min_width=220, scale=2)
-                self.before = gr.Dropdown(label="Left: step", choices=[], min_width=110)
-                self.after = gr.Dropdown(label="Right: step", choices=[], min_width=110)
+                self.prompt = gr.Dropdown(
+                    allow_custom_value=True,
+                    label="Prompt",
+                    choices=[],
+                    min_width=220,
+                    scale=2,
+                )
+                self.before = gr.Dropdown(
+                    allow_custom_value=True, label="Left: step", choices=[], min_width=110
+                )
+                self.after = gr.Dropdown(
+                    allow_custom_value=True, label="Right: step", choices=[], min_width=110
+                )
             self.slider = gr.ImageSlider(
                 label="Before and after",
                 show_label=False,

@@ -42,6 +42,7 @@ class Method:
         with gr.Row(equal_height=False):
             with gr.Column(min_width=260):
                 self.preset = gr.Dropdown(
+                    allow_custom_value=True,
                     label="Preset",
                     info="A good starting point. Your folder, names and prompts stay as they are.",
                 )

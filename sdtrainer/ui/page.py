@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from .gallery import Gallery
 from .header import Header, run_words
 from .listen import Given
 from .method import Method
-from .panel import Panel
+from .panel import Costs, Panel
 from .runs import Runs
 from .share import ShareBox, Sharing
 from .train import Train
@@ -56,7 +57,8 @@ class Page:
                     self._tab("Runs", self.runs)
                 self.panel.build()
             self.marked = gr.State("")
-            self.seen, self.pulse = gr.State({}), gr.State({})
+            self.seen = gr.State({})
+            self.pulse = gr.Textbox(visible="hidden", label="Pulse", elem_id="pulse")
             self.timer = gr.Timer(TICK_SECONDS, active=False)
             self._wire(blocks)
         return blocks
@@ -168,11 +170,15 @@ class Page:
         ledger = self.desk.ledger(outlook.plan) if outlook.plan else None
         kind = outlook.values.get("method", {}).get("kind", "")
         marks = self.form.mark(outlook.error, kind, given[self.marked])
-        peak = ledger.held(ledger.peak_phase) if ledger else None
-        file_bytes = ledger.exported_bytes if ledger else None
+        pace = self.desk.pace(outlook.config) if outlook.config else None
+        costs = Costs(
+            ledger.held(ledger.peak_phase) if ledger else None,
+            ledger.exported_bytes if ledger else None,
+            pace * outlook.plan.total_steps if pace and outlook.plan else None,
+        )
         is_busy = self.desk.jobs.state().current is not None
         return (
-            self.panel.show(outlook, peak, file_bytes, is_busy)
+            self.panel.show(outlook, costs, is_busy)
             | self.dataset.show(outlook, given)
             | self.method.show(outlook)
             | self.vram.show(outlook, given)
@@ -208,12 +214,13 @@ class Page:
         if given.role == "viewer":
             hidden = {part: gr.update(visible=False) for part in (*self.edit_tabs, *self._controls)}
             return shown | hidden | {self.tabs: gr.update(selected="train")}
-        tab = "train" if self.desk.jobs.state().current else "dataset"
-        return self.form.fill(self.desk.project.values) | shown | {self.tabs: gr.update(selected=tab)}
+        if self.desk.jobs.state().current:
+            shown[self.tabs] = gr.update(selected="train")
+        return self.form.fill(self.desk.project.values) | shown
 
     def _feel(self, given: Given) -> dict[Any, Any]:
         """Feel the pulse: a tick carries a few words, and only their change brings the page up to date."""
-        return {self.pulse: self._stamps(given)}
+        return {self.pulse: hashlib.sha256(repr(self._stamps(given)).encode()).hexdigest()[:12]}
 
     def _follow(self, given: Given, seen: dict[str, str]) -> dict[Any, Any]:
         """Send what changed since this page last heard, and nothing else."""
@@ -222,6 +229,8 @@ class Page:
         parts: dict[str, Callable[[], dict[Any, Any]]] = {
             "header": self.header.show,
             "train": lambda: self.train.show(run),
+            "pictures": lambda: self.train.show_pictures(run),
+            "log": lambda: self.train.show_log(run),
             "gallery": lambda: (
                 self.gallery.follow(given, in_gallery) if in_gallery else self.gallery.show(None)
             ),
@@ -249,6 +258,8 @@ class Page:
         stamps: dict[str, Any] = {
             "header": (desk.glance(), run_words(desk), desk.access.needs_login),
             "train": (run, view.version, status),
+            "pictures": (run, view.sample_steps[-1:], len(view.newest_samples())),
+            "log": (run, view.log[-1:]),
             "gallery": (in_gallery, len(desk.view(in_gallery).samples) if in_gallery else 0, names),
             "runs": (names, jobs, status, len(view.samples), tenths),
             "settings": "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -16,6 +17,15 @@ CLICKS = """element.addEventListener('click', event => {
   if (button) trigger('click', {...button.dataset});
 });"""
 """Lets an HTML component report which of its buttons was clicked."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a run will cost, as far as it is known."""
+
+    peak_bytes: int | None = None
+    file_bytes: int | None = None
+    seconds: float | None = None
 
 
 class Panel:
@@ -34,14 +44,12 @@ class Panel:
     def shows(self) -> list[Any]:
         return [self.plan, self.advice, self.train, self.why_not]
 
-    def show(
-        self, outlook: Outlook, peak_bytes: int | None, file_bytes: int | None, is_busy: bool
-    ) -> dict[Any, Any]:
+    def show(self, outlook: Outlook, costs: Costs, is_busy: bool) -> dict[Any, Any]:
         """Show the plan; `is_busy`: a run is going on, so this one would wait."""
         label = "Add to the queue" if is_busy else "Train"
         error = outlook.error
         return {
-            self.plan: _plan(outlook, peak_bytes, file_bytes),
+            self.plan: _plan(outlook, costs),
             self.advice: _advice(outlook),
             self.train: gr.update(value=label, interactive=error is None),
             self.why_not: tag("p", f"{words.safe(error.what)} {words.safe(error.hint)}", "bad")
@@ -50,7 +58,7 @@ class Panel:
         }
 
 
-def _plan(outlook: Outlook, peak_bytes: int | None, file_bytes: int | None) -> str:
+def _plan(outlook: Outlook, costs: Costs) -> str:
     plan = outlook.plan
     if plan is None:
         return tag("h2", "Plan") + tag("p", "No plan yet.", "quiet")
@@ -66,9 +74,11 @@ def _plan(outlook: Outlook, peak_bytes: int | None, file_bytes: int | None) -> s
         ("Model", plan.facts.title),
         ("Computes in", f"{plan.precision} on {_place(plan.device)}"),
     ]
-    if peak_bytes is not None:
-        rows.append(("Memory", f"{words.size(peak_bytes)} and activations"))
-    size = f", {words.size(file_bytes)}" if file_bytes else ""
+    if costs.seconds is not None:
+        rows.append(("Takes", f"about {words.duration(costs.seconds)}, as the last run like it"))
+    if costs.peak_bytes is not None:
+        rows.append(("Memory", f"{words.size(costs.peak_bytes)} and activations"))
+    size = f", {words.size(costs.file_bytes)}" if costs.file_bytes else ""
     rows.append(("Makes", ", ".join(output_names(plan)) + size))
     body = "".join(tag("dt", words.safe(k)) + tag("dd", words.safe(v)) for k, v in rows)
     return tag("h2", "Plan") + tag("dl", body)

@@ -44,7 +44,7 @@ class Runs:
                 self.delete = gr.Button("Move to trash", min_width=120, variant="stop")
             with gr.Row(elem_classes="controls") as self.longer:
                 self.more = gr.Number(
-                    500, precision=0, label="More steps", min_width=110, scale=0, elem_id="more-steps"
+                    500, precision=0, label="More steps", min_width=140, scale=0, elem_id="more-steps"
                 )
                 self.go_on = gr.Button("Train it longer", min_width=140, scale=0, elem_classes="beside-field")
         self.chosen, self.page = gr.State(""), gr.State(0)

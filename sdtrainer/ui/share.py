@@ -135,7 +135,7 @@ class ShareBox:
 
     def _start(self, given: Given) -> dict[Any, Any]:
         try:
-            self.sharing.start()
+            announce(self.desk.access, self.sharing.start())
         except UserError as error:
             return self._show(True) | {
                 self.text: tag("p", f"{words.safe(error.what)} {words.safe(error.hint)}", "bad")
@@ -145,6 +145,14 @@ class ShareBox:
     def _stop(self, given: Given) -> dict[Any, Any]:
         self.sharing.stop()
         return self._show(True)
+
+
+def announce(access: Access, link: Link | None) -> None:
+    """Print how to get in on the console of this machine."""
+    if link:
+        print(f"Shared until {words.when(link.expires_at)} at {link.address}", flush=True)
+    for role, may in (("owner", "may do everything"), ("viewer", "may look only")):
+        print(f"  user {role}, password {access.passwords[role]}: {may}", flush=True)
 
 
 def describe(access: Access, link: Link | None) -> str:

@@ -86,19 +86,17 @@ class Train:
         on(self.save.click, lambda g: self._tell("save"), (), names)
 
     def show(self, run: RunFolder | None) -> dict[Any, Any]:
-        """Show everything of a run."""
+        """Show where a run stands, with its curves."""
         if run is None:
             return {self.state: _empty()} | self._buttons("")
         view, status = self.desk.view(run), self.desk.status(run)
-        return (
-            self.show_state(run)
-            | self._plots(view)
-            | {
-                self.samples: self._samples(run, view),
-                self.log: _log(view),
-            }
-            | self._buttons(status)
-        )
+        return self.show_state(run) | self._plots(view) | self._buttons(status)
+
+    def show_pictures(self, run: RunFolder | None) -> dict[Any, Any]:
+        return {self.samples: self._samples(run, self.desk.view(run)) if run else gr.update(visible=False)}
+
+    def show_log(self, run: RunFolder | None) -> dict[Any, Any]:
+        return {self.log: _log(self.desk.view(run)) if run else ""}
 
     def show_state(self, run: RunFolder) -> dict[Any, Any]:
         view, status = self.desk.view(run), self.desk.status(run)

@@ -31,7 +31,10 @@ class Vram:
 
     def build(self) -> None:
         self.card = gr.Dropdown(
-            label="Card", info="Try another card: the plan is made anew for it.", elem_id="card"
+            allow_custom_value=True,
+            label="Card",
+            info="Try another card: the plan is made anew for it.",
+            elem_id="card",
         )
         self.picture = gr.HTML(elem_id="vram")
         self.table = gr.HTML()
@@ -45,7 +48,8 @@ class Vram:
         choices: list[tuple[str, Any]] = [(f"{gib} GB", gib) for gib in CARDS]
         if own:
             choices.insert(0, (f"This machine: {own.name}, {words.size(own.total_bytes)}", OWN_CARD))
-        chosen = given[self.card] or (OWN_CARD if own else DEFAULT_CARD)
+        known = [value for _, value in choices]
+        chosen = given[self.card] if given[self.card] in known else OWN_CARD if own else DEFAULT_CARD
         machine = self._machine(chosen)
         seen = self.desk.look_on(machine, outlook.values) if chosen != OWN_CARD else outlook
         return {
