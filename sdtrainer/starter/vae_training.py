@@ -20,7 +20,7 @@ from sdtrainer.starter.scenery import any_picture
 BATCH = 8
 PEAK_RATE = 1.5e-3
 CROP = 8  # in latents; most of a whole picture is plain background, which teaches little
-WHOLE_FROM = 0.75
+WHOLE_FROM = 0.9
 LATENT_NOISE = 0.06  # sampled latents are never exact
 CHECKPOINT_NAME = "vae-training.pt"
 
