@@ -83,7 +83,7 @@ class Jobs:
             self._queue = deque(order for order in self._queue if order.folder.name != name)
 
     def tell(self, name: str, word: str) -> None:
-        """Pass a word (control.WORDS) to the running run; to any other it is nothing."""
+        """Pass a word (training.control.WORDS) to the running run; to any other it is nothing."""
         with self._lock:
             if self._current is None or self._current.folder.name != name or self._child is None:
                 return

@@ -20,8 +20,8 @@ import tiny
 
 from sdtrainer import config as configs
 from sdtrainer import workspace as workspaces
-from sdtrainer.control import Control
 from sdtrainer.events import Event
+from sdtrainer.training.control import Control
 from sdtrainer.workspace import RunFolder, Workspace
 
 
@@ -67,10 +67,10 @@ class Trainer:
         on_event: Callable[[Event, Control], None] = lambda event, control: None,
     ) -> list[Event]:
         """Train to the end, or until `on_event` raises Killed, as a crash would."""
-        from sdtrainer import train
+        from sdtrainer.training import run as training
 
         control, happened = Control(), []
-        stream = train.record(folder, train.train(folder, self.workspace, control, more_steps))
+        stream = training.record(folder, training.train(folder, self.workspace, control, more_steps))
         try:
             for event in stream:
                 happened.append(event)

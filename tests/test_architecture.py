@@ -15,7 +15,7 @@ PACKAGE = PROJECT / "sdtrainer"
 ORDER = (
     "launcher",  # the standard library alone: it runs before anything is installed
     "__init__",
-    "section files seeds events hardware control pace guard",
+    "section files seeds events hardware",
     "starter",  # makes the starter model: knows no more of the app than this
     "diffusion",
     "seams",
@@ -26,12 +26,9 @@ ORDER = (
     "workspace",
     "presets plan",
     "planner memory",
-    "step feed sample checkpoint",
-    "verdict result setup_run",
-    "validate",
-    "loop",
-    "provenance",
-    "train",
+    "sample",
+    "verdict result",
+    "training",
     "job console",
     "__main__",
     "verbs ui",

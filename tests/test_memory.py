@@ -19,7 +19,7 @@ from sdtrainer.memory import Ledger, estimate
 from sdtrainer.methods import method_of
 from sdtrainer.plan import Plan
 from sdtrainer.seams import DENOISER, VAE, Batch, Conditioning, ExportOrder, Latents, LearningRates, Parts
-from sdtrainer.step import TrainStep
+from sdtrainer.training.step import TrainStep
 
 ENCODER = "text_encoder"
 CARD = imagined(8)

@@ -14,8 +14,7 @@ from conftest import Killed, Trainer
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from sdtrainer import checkpoint, events
-from sdtrainer.control import Control
+from sdtrainer import events
 from sdtrainer.events import (
     Event,
     Finished,
@@ -31,6 +30,8 @@ from sdtrainer.events import (
     Validated,
 )  # fmt: skip
 from sdtrainer.section import UserError
+from sdtrainer.training import checkpoint
+from sdtrainer.training.control import Control
 from sdtrainer.workspace import RunFolder
 
 
@@ -238,8 +239,8 @@ def _say(word: str) -> Any:
 
 def _poison(monkeypatch: pytest.MonkeyPatch, at: set[int]) -> None:
     """Make the loss of these optimizer steps infinite, as a broken image or an overflow would."""
-    from sdtrainer import feed
     from sdtrainer.seams import Batch
+    from sdtrainer.training import feed
 
     honest = feed.Feed.batch
 

@@ -19,8 +19,8 @@ from ..section import override
 from ..workspace import RunFolder, Workspace, create_run
 
 if TYPE_CHECKING:
-    from ..loop import Loop
-    from ..setup_run import Training
+    from ..training.loop import Loop
+    from ..training.setup import Training
 
 BLOCK = 10
 QUIET = {
@@ -52,10 +52,10 @@ def main(argv: Sequence[str]) -> int:
 
 def measure(folder: RunFolder, workspace: Workspace, blocks: int) -> tuple[float, float]:
     """Return the median seconds per step of trainer and bare loop, taking turns of `BLOCK` steps."""
-    from ..control import Control
-    from ..loop import Loop
-    from ..setup_run import decide, prepare
-    from ..train import accelerator_of
+    from ..training.control import Control
+    from ..training.loop import Loop
+    from ..training.run import accelerator_of
+    from ..training.setup import decide, prepare
 
     draft = decide(folder, workspace)
     training = _returned(prepare(folder, draft, workspace, accelerator_of(draft.plan)))

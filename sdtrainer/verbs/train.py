@@ -11,9 +11,9 @@ from pathlib import Path
 from .. import config as configs
 from .. import workspace as workspaces
 from ..__main__ import parser
-from ..control import Control
 from ..events import Event, Finished
 from ..section import UserError
+from ..training.control import Control
 from ..workspace import RunFolder, Workspace
 
 
@@ -56,8 +56,8 @@ def config_of(file: Path, settings: Sequence[str]) -> configs.Config:
 
 def run(folder: RunFolder, workspace: Workspace, more_steps: int = 0) -> Path | None:
     """Train with progress on the console; Ctrl-C stops and keeps. Returns the exported file."""
-    from .. import train as training
     from ..console import Console
+    from ..training import run as training
 
     control = Control()
     signal.signal(signal.SIGINT, lambda *_: _stop(control))

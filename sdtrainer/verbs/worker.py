@@ -13,8 +13,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..control import WORDS, Control
 from ..section import UserError
+from ..training.control import WORDS, Control
 from ..workspace import RunFolder, Workspace
 
 HEAVY = (
@@ -26,7 +26,7 @@ HEAVY = (
 
 
 def main(argv: Sequence[str]) -> int:
-    from .. import train as training
+    from ..training import run as training
 
     for name in HEAVY:
         importlib.import_module(name)

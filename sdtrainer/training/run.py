@@ -12,15 +12,16 @@ from pathlib import Path
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from . import checkpoint, events, planner, provenance
+from .. import events, planner
+from ..events import Event, Failed, Finished, PhaseBegan, RunStarted, Saved, Suspended
+from ..plan import Plan
+from ..seams import ExportOrder
+from ..section import UserError
+from ..workspace import RunFolder, Workspace
+from . import checkpoint, provenance
 from .control import Control
-from .events import Event, Failed, Finished, PhaseBegan, RunStarted, Saved, Suspended
 from .loop import Loop, export_weights
-from .plan import Plan
-from .seams import ExportOrder
-from .section import UserError
-from .setup_run import Training, decide, move_to, prepare
-from .workspace import RunFolder, Workspace
+from .setup import Training, decide, move_to, prepare
 
 _MIXED = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
 

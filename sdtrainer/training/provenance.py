@@ -6,13 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
-from . import __version__, events
-from .config import knobs, to_toml
-from .events import RunStarted
-from .families import STARTER
-from .formats.metadata import Provenance, build
-from .seams import DENOISER
-from .setup_run import Training
+from .. import __version__, events
+from ..config import knobs, to_toml
+from ..events import RunStarted
+from ..families import STARTER
+from ..formats.metadata import Provenance, build
+from ..seams import DENOISER
+from .setup import Training
 
 
 def metadata(training: Training, step: int) -> dict[str, str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .data.items import epoch_batches, fixed_batches, num_batches, order, position, share
-from .data.loading import Loader
-from .seams import Batch
+from ..data.items import epoch_batches, fixed_batches, num_batches, order, position, share
+from ..data.loading import Loader
+from ..seams import Batch
 
 
 class Feed:

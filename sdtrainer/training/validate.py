@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import torch
 
-from . import diffusion
+from .. import diffusion
+from ..sample import evaluating
+from ..seeds import seed_of
 from .feed import held_out
-from .sample import evaluating
-from .seeds import seed_of
-from .setup_run import Training
+from .setup import Training
 from .step import to_device
 
 BANDS = 4

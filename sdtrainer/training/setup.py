@@ -16,26 +16,26 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from . import families, optim, planner
+from .. import families, optim, planner
+from ..data.cache import Cache
+from ..data.census import Census
+from ..data.items import captions_of, plan_items
+from ..data.loading import Filling, Loader, check_images, fill_latents, fill_text, without
+from ..data.section import DataSection
+from ..data.stores import LatentStore, TextStore
+from ..events import Event, PhaseBegan, Progress, Said
+from ..hardware import detect
+from ..methods import method_of
+from ..plan import Phase, Plan
+from ..planner import Draft
+from ..sample import Sampler
+from ..seams import VAE, Conditioning, Family, Latents, LearningRates, Method, Parts
+from ..section import UserError
+from ..workspace import RunFolder, Workspace
 from .checkpoint import Trained
-from .data.cache import Cache
-from .data.census import Census
-from .data.items import captions_of, plan_items
-from .data.loading import Filling, Loader, check_images, fill_latents, fill_text, without
-from .data.section import DataSection
-from .data.stores import LatentStore, TextStore
-from .events import Event, PhaseBegan, Progress, Said
 from .feed import Feed
-from .hardware import detect
-from .methods import method_of
 from .pace import Pace
-from .plan import Phase, Plan
-from .planner import Draft
-from .sample import Sampler
-from .seams import VAE, Conditioning, Family, Latents, LearningRates, Method, Parts
-from .section import UserError
 from .step import TrainStep
-from .workspace import RunFolder, Workspace
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from . import diffusion
-from .plan import Plan
-from .seams import Batch, Conditioning, Family, Parts
+from .. import diffusion
+from ..plan import Plan
+from ..seams import Batch, Conditioning, Family, Parts
 
 
 class TrainStep(torch.nn.Module):

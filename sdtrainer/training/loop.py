@@ -14,9 +14,8 @@ from collections.abc import Iterator
 import torch
 from accelerate.utils import broadcast_object_list
 
-from . import checkpoint, files, optim, planner
-from .control import Control
-from .events import (
+from .. import files, optim, planner
+from ..events import (
     Event,
     Paused,
     Resumed,
@@ -29,12 +28,14 @@ from .events import (
     Suspended,
     Validated,
 )
+from ..sample import Request
+from ..section import UserError
+from ..seeds import seed_of
+from . import checkpoint
+from .control import Control
 from .guard import Guard
 from .pace import Pace
-from .sample import Request
-from .section import UserError
-from .seeds import seed_of
-from .setup_run import Training, move_to
+from .setup import Training, move_to
 from .step import to_device
 from .validate import validation_loss
 

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from . import files
-from .section import UserError
+from .. import files
+from ..section import UserError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from diffusers.training_utils import EMAModel
 
-    from .seams import Parts
+    from ..seams import Parts
 
 
 @dataclass
