@@ -261,3 +261,11 @@ def test_a_word_to_end_is_heard_while_caching(trainer: Trainer) -> None:
     happened = trainer.run(folder, on_event=orders)
     assert isinstance(happened[-1], Suspended) and not of(Stepped, happened)
     assert isinstance(trainer.run(folder)[-1], Finished)
+
+
+def test_going_back_voids_no_checkpoint(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill just after going back must not resume from a state that the run had left behind."""
+    _poison(monkeypatch, at={9})
+    folder = trainer.new(checkpoint__every="4")
+    (back,) = of(RolledBack, trainer.run(folder))
+    assert back.to_step == 8

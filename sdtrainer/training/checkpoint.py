@@ -90,30 +90,30 @@ def go_back(kept: Snapshot, trained: Trained) -> None:
     trained.put(kept.weights, _copied(kept.rest))
 
 
-def save(folder: Path, trained: Trained, step: int, notes: Mapping[str, Any]) -> Path:
-    """Write checkpoints/step-<step>, whole or not at all; an older one of the same step is replaced."""
+def save(folder: Path, trained: Trained, step: int) -> Path:
+    """Write checkpoints/step-<step>, whole or not at all; one that is there already holds the same."""
     path = folder / f"step-{step:06d}"
     if path.exists():
-        shutil.rmtree(path)
+        return path
     with files.new_folder(path) as new:
         save_file(
             {k: v.detach().cpu().contiguous() for k, v in trained.weights().items()},
             new / "weights.safetensors",
         )
         torch.save(trained.rest(), new / "rest.pt")
-        (new / "state.json").write_text(json.dumps({"step": step, **notes}), encoding="utf-8")
+        (new / "state.json").write_text(json.dumps({"step": step}), encoding="utf-8")
     return path
 
 
-def load(path: Path, trained: Trained) -> dict[str, Any]:
-    """Take over a checkpoint and return its notes, with `step`. No pickled code is executed."""
+def load(path: Path, trained: Trained) -> int:
+    """Take over a checkpoint and return its step. No pickled code is executed."""
     rest = torch.load(path / "rest.pt", map_location="cpu", weights_only=True)
     trained.put(load_file(path / "weights.safetensors"), rest)
-    return read_notes(path)
+    return step_of(path)
 
 
-def read_notes(path: Path) -> dict[str, Any]:
-    return json.loads((path / "state.json").read_text(encoding="utf-8"))
+def step_of(path: Path) -> int:
+    return json.loads((path / "state.json").read_text(encoding="utf-8"))["step"]
 
 
 def saved(folder: Path) -> list[Path]:

@@ -142,7 +142,8 @@ class Loop:
         )
         if is_end or _is_due(plan.checkpoint_every, self.step):
             yield from self._save()
-        self._take_snapshot()
+        else:
+            self._take_snapshot()
         self._pace.rest()
 
     def _look(self, is_sampling: bool, is_validating: bool = True) -> Iterator[Event]:
@@ -175,20 +176,17 @@ class Loop:
 
     def _save(self) -> Iterator[Event]:
         training = self.training
+        self._take_snapshot()
         if training.is_main:
-            path = checkpoint.save(training.folder.checkpoints, training.trained, self.step, self._notes())
+            path = checkpoint.save(training.folder.checkpoints, training.trained, self.step)
             checkpoint.prune(training.folder.checkpoints, training.plan.config.checkpoint.keep)
             size = sum(f.stat().st_size for f in path.iterdir())
             yield Saved(self.step, "checkpoint", path.relative_to(training.folder.path).as_posix(), size)
         training.accelerator.wait_for_everyone()
 
-    def _notes(self) -> dict[str, int]:
-        return {"revision": self.training.plan.revision, "tries": self._tries, "last_bad": self._last_bad}
-
     def _take_snapshot(self) -> None:
-        if (self._fits_in_ram and _is_due(SNAPSHOT_EVERY, self.step)) or (
-            self._fits_in_ram and self._snapshot is None
-        ):
+        """Keep the state in memory; never older than the newest checkpoint, so that going back voids none."""
+        if self._fits_in_ram:
             self._snapshot = checkpoint.snapshot(self.training.trained, self.step)
 
     def _roll_back(self, bad: int) -> Iterator[Event]:
@@ -229,7 +227,7 @@ class Loop:
             checkpoint.go_back(self._snapshot, self.training.trained)
             return self._snapshot.step
         if saved:
-            return int(checkpoint.load(saved[-1], self.training.trained)["step"])
+            return checkpoint.load(saved[-1], self.training.trained)
         raise UserError(
             "The loss stopped being a number before the first checkpoint.",
             "Lower the learning rate, or choose fp32 or bf16.",

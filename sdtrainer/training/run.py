@@ -41,7 +41,7 @@ def train(folder: RunFolder, workspace: Workspace, control: Control, more_steps:
         draft = planner.Draft(draft.facts, draft.census, draft.validation, plan)
     plan = draft.plan
     saved = checkpoint.saved(folder.checkpoints)
-    start = checkpoint.read_notes(saved[-1])["step"] if saved else 0
+    start = checkpoint.step_of(saved[-1]) if saved else 0
     yield RunStarted(folder.name, start, plan.total_steps)
     accelerator = accelerator_of(plan)
     training = yield from _until_ended(prepare(folder, draft, workspace, accelerator), control)
