@@ -46,9 +46,9 @@ class Dataset:
         self.found = gr.HTML(elem_id="found")
         self.grid = gr.HTML(js_on_load=CLICKS, elem_id="pictures")
         with gr.Row(elem_classes="pager"):
-            self.back = gr.Button("Previous page", size="sm", min_width=110)
+            self.back = gr.Button("Previous page", size="sm", min_width=110, visible=False)
             self.where = gr.HTML()
-            self.on_ = gr.Button("Next page", size="sm", min_width=110)
+            self.on_ = gr.Button("Next page", size="sm", min_width=110, visible=False)
         self._build_editor()
         with gr.Row(equal_height=False):
             with gr.Column(min_width=280):

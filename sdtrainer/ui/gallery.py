@@ -128,32 +128,22 @@ class Gallery:
         steps = view.sample_steps
         if len(steps) > MAX_COLUMNS:  # first, last, and evenly between
             steps = [steps[round(i * (len(steps) - 1) / (MAX_COLUMNS - 1))] for i in range(MAX_COLUMNS)]
-        head = tag(
-            "tr",
-            tag("th", "Prompt", scope="col")
-            + "".join(tag("th", _step(s), "number", scope="col") for s in steps),
-        )
         rows = []
         for number, prompt in view.prompts.items():
-            cells = "".join(
-                tag("td", self._cell(run, view.samples.get((s, number)), (number, s) == (index, after)))
-                for s in steps
-            )
-            rows.append(tag("tr", tag("th", words.safe(prompt), scope="row") + cells))
-        table = tag("table", head + "".join(rows), "samples")
-        return tag(
-            "div", table, "scroll", tabindex=0, role="region", aria_label="Pictures by prompt and step"
-        )
+            cells = [
+                self._cell(run, view.samples.get((s, number)), (number, s) == (index, after)) for s in steps
+            ]
+            rows.append(tag("h4", words.safe(prompt)) + tag("div", "".join(cells), "sample-row"))
+        return tag("div", "".join(rows), "samples")
 
     def _cell(self, run: RunFolder, sample: Sample | None, is_chosen: bool) -> str:
         if sample is None or not (run.path / sample.path).exists():
-            return ""
+            return tag("span", "", "no-picture")
         label = f"{sample.prompt}, step {sample.step:,}, seed {sample.seed}"
-        image = picture(self._file(run, sample, GRID), label)
         return tag(
             "button",
-            image,
-            "picture chosen" if is_chosen else "picture",
+            picture(self._file(run, sample, GRID), label) + tag("span", _step(sample.step)),
+            "thumbnail chosen" if is_chosen else "thumbnail",
             type="button",
             data_act="pick",
             data_prompt=sample.index,

@@ -25,7 +25,10 @@ from .view import RunView
 from .vram import Vram
 
 TICK_SECONDS = 0.5
+CACHE_SECONDS = (3600, 24 * 3600)  # every hour gradio drops its copies of files older than a day
 TITLE = "sdtrainer"
+VEIL = "<style>#tab-dataset-button, #tab-method-button, #tab-vram-button { display: none !important }</style>"
+"""Hides the settings' tabs from viewers: gradio 6.31 takes no notice of a tab's `visible` after the start."""
 
 
 class Page:
@@ -40,7 +43,9 @@ class Page:
         self.panel = Panel()
 
     def build(self) -> gr.Blocks:
-        with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
+        with gr.Blocks(
+            title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=CACHE_SECONDS
+        ) as blocks:
             self.header.build()
             with gr.Row(elem_id="main", equal_height=False):
                 with (
@@ -59,12 +64,13 @@ class Page:
             self.marked = gr.State("")
             self.seen = gr.State({})
             self.pulse = gr.Textbox(visible="hidden", label="Pulse", elem_id="pulse")
+            self.veil = gr.HTML()
             self.timer = gr.Timer(TICK_SECONDS, active=False)
             self._wire(blocks)
         return blocks
 
     def _tab(self, title: str, content: Any) -> gr.Tab:
-        with gr.Tab(title, id=title.lower(), render_children=True) as tab:
+        with gr.Tab(title, id=title.lower(), elem_id=f"tab-{title.lower()}", render_children=True) as tab:
             content.build()
         return tab
 
@@ -115,6 +121,7 @@ class Page:
         self.runs.wire(filled, opened)
         everything = [
             self.timer,
+            self.veil,
             *self._settings,
             *self._follows,
             self.tabs,
@@ -147,8 +154,7 @@ class Page:
         return [
             self.panel.column,
             self.train.controls,
-            self.runs.controls,
-            self.runs.longer,
+            self.runs.actions,
             self.header.share.button,
         ]
 
@@ -212,8 +218,9 @@ class Page:
         self.desk.was_opened.set()
         shown = self._follow(given, {}) | {self.timer: gr.Timer(active=True)}
         if given.role == "viewer":
-            hidden = {part: gr.update(visible=False) for part in (*self.edit_tabs, *self._controls)}
-            return shown | hidden | {self.tabs: gr.update(selected="train")}
+            hidden = {part: gr.update(visible=False) for part in self._controls}
+            closed = {tab: gr.update(interactive=False) for tab in self.edit_tabs}
+            return shown | hidden | closed | {self.tabs: gr.update(selected="train"), self.veil: VEIL}
         if self.desk.jobs.state().current:
             shown[self.tabs] = gr.update(selected="train")
         return self.form.fill(self.desk.project.values) | shown

@@ -36,17 +36,20 @@ class Runs:
             self.forth = gr.Button("Older", size="sm", min_width=90, visible=False)
         with gr.Column(visible=False, elem_id="run-details") as self.details:
             self.title = gr.HTML()
-            self.files = gr.HTML()
-            with gr.Row(elem_classes="controls") as self.controls:
-                self.reuse = gr.Button("Use its settings", min_width=130)
-                self.resume = gr.Button("Resume", min_width=100, elem_id="resume")
-                self.cancel = gr.Button("Take out of the queue", min_width=150, visible=False)
-                self.delete = gr.Button("Move to trash", min_width=120, variant="stop")
-            with gr.Row(elem_classes="controls") as self.longer:
-                self.more = gr.Number(
-                    500, precision=0, label="More steps", min_width=140, scale=0, elem_id="more-steps"
-                )
-                self.go_on = gr.Button("Train it longer", min_width=140, scale=0, elem_classes="beside-field")
+            with gr.Column(min_width=0) as self.actions:
+                self.files = gr.HTML()
+                with gr.Row(elem_classes="controls"):
+                    self.reuse = gr.Button("Use its settings", min_width=130)
+                    self.resume = gr.Button("Resume", min_width=100, elem_id="resume")
+                    self.cancel = gr.Button("Take out of the queue", min_width=150, visible=False)
+                    self.delete = gr.Button("Move to trash", min_width=120, variant="stop")
+                with gr.Row(elem_classes="controls") as self.longer:
+                    self.more = gr.Number(
+                        500, precision=0, label="More steps", min_width=140, scale=0, elem_id="more-steps"
+                    )
+                    self.go_on = gr.Button(
+                        "Train it longer", min_width=140, scale=0, elem_classes="beside-field"
+                    )
         self.chosen, self.page = gr.State(""), gr.State(0)
 
     @property
