@@ -121,7 +121,7 @@ class Dataset:
             return {}
         updates = {
             self.found: _found(outlook),
-            self.problems: _problems(census.problems if census else ()),
+            self.problems: _problems(census.problems) if census else "",
             self.buckets: _buckets(outlook),
             self.seen: signature,
         }

@@ -1,0 +1,69 @@
+"""The desk knows where every run stands and what one like it took, from the logs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from sdtrainer import config as configs
+from sdtrainer import events
+from sdtrainer.events import Event
+from sdtrainer.section import UserError
+from sdtrainer.ui.access import Access
+from sdtrainer.ui.desk import Desk
+from sdtrainer.workspace import RunFolder, Workspace, create_run
+
+OUTPUT = "output/robot.safetensors"
+
+
+@pytest.fixture
+def desk(workspace: Workspace) -> Iterator[Desk]:
+    desk = Desk(workspace, Access(workspace))
+    yield desk
+    desk.close()
+
+
+def run_with(desk: Desk, *happened: Event, **values: object) -> RunFolder:
+    run = create_run(desk.workspace.runs, configs.build({"train": values}))
+    for event in (events.RunStarted(run.name, 0, 10), *happened):
+        events.append(run.events_file, event)
+    return run
+
+
+def stepped(seconds: float) -> Event:
+    return events.Stepped(5, 10, [0.1], [1.0], {"denoiser": 1e-4}, seconds, 1.0, 5, 0)
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [
+        ((events.Finished(10, OUTPUT, False),), "finished"),
+        ((events.Finished(5, OUTPUT, True),), "stopped"),
+        ((events.Failed("It broke.", "Mend it."),), "failed"),
+        ((events.Suspended(5),), "interrupted"),
+        ((stepped(1.0),), "interrupted"),
+        ((events.Finished(10, OUTPUT, False), events.RunStarted("robot", 10, 20)), "interrupted"),
+    ],
+)
+def test_where_a_run_stands_follows_from_its_log(desk: Desk, ending: tuple[Event, ...], status: str) -> None:
+    run = run_with(desk, *ending)
+    (run.path / OUTPUT).write_bytes(b"weights")
+    assert desk.status(run) == status == desk.jobs.status(run)
+
+
+def test_a_finished_run_without_its_file_has_failed(desk: Desk) -> None:
+    assert desk.status(run_with(desk, events.Finished(10, OUTPUT, False))) == "failed"
+
+
+def test_the_pace_is_that_of_the_newest_run_like_this(desk: Desk) -> None:
+    run_with(desk, stepped(4.0), batch_size=2)
+    assert desk.pace(configs.build({"train": {"batch_size": 2, "steps": "99"}})) == 4.0
+    assert desk.pace(configs.build({"train": {"batch_size": 3}})) is None
+
+
+@pytest.mark.parametrize("name", ["nothing", "../runs", "", None, "."])
+def test_only_runs_that_exist_can_be_named(desk: Desk, name: str | None) -> None:
+    run_with(desk)
+    with pytest.raises(UserError, match="There is no run"):
+        desk.run(name)
