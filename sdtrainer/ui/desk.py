@@ -43,6 +43,8 @@ class Desk:
         self.project = Project(workspace)
         self.machine = hardware.quick()
         self.is_warm = False
+        self.num_counted = 0
+        self._counted: set[tuple[str, str]] = set()
         self.was_opened = threading.Event()
         self._looker = Looker(workspace, access)
         self._followers = Followers()
@@ -60,12 +62,16 @@ class Desk:
         return self._looker.look(values, machine)
 
     def ledger(self, plan: Plan) -> Ledger | None:
-        """Return what a plan holds in memory; None until torch is loaded."""
+        """Return what a plan holds in memory; None while torch loads or a new model or method is counted."""
         if not self.is_warm:
             return None
         from ..memory import estimate
 
-        return estimate(plan)
+        counted = (plan.facts.path, plan.config.method.model_dump_json())
+        if counted in self._counted:
+            return estimate(plan)
+        threading.Thread(target=self._count, args=(plan, counted), daemon=True).start()
+        return None
 
     def look_again(self) -> None:
         self._looker.forget()
@@ -132,6 +138,17 @@ class Desk:
 
     def close(self) -> None:
         self.jobs.close()
+
+    def _count(self, plan: Plan, counted: tuple[str, str]) -> None:
+        """Count a model with its method, which takes up to a second; from then on it is instant."""
+        from ..memory import estimate
+
+        try:
+            estimate(plan)
+            self._counted.add(counted)
+            self.num_counted += 1
+        except Exception:
+            self.listener.log(traceback.format_exc())
 
     def _warm_up(self) -> None:
         self.was_opened.wait(FIRST_PAGE_SECONDS)

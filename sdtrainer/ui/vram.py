@@ -69,7 +69,7 @@ class Vram:
             return tag("p", "There is no plan yet; the panel beside says what is missing.", "quiet")
         ledger = self.desk.ledger(seen.plan)
         if ledger is None:
-            return tag("p", "PyTorch is still loading; the squares appear in a moment.", "quiet")
+            return tag("p", "The model is being counted; the squares appear in a moment.", "quiet")
         assert machine.card
         total, phase = machine.card.total_bytes, ledger.peak_phase
         parts = _sums(ledger, phase)
