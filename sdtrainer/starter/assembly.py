@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from sdtrainer.starter.networks import pndm_scheduler
+from sdtrainer.starter.networks import ddim_scheduler
 from sdtrainer.starter.unet_training import load_averaged, new_denoiser
 from sdtrainer.starter.vae_training import load_vae
 
@@ -46,7 +46,7 @@ def new_pipeline(
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=pndm_scheduler(),
+        scheduler=ddim_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
