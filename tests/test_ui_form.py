@@ -62,9 +62,9 @@ def test_a_wrong_field_is_marked_with_the_sentence_and_unmarked_again(form: Form
     values[rank.widget] = 0
     with pytest.raises(UserError) as caught:
         configs.build(form.read(values))
-    marks = form.mark(caught.value, "lora", "")
+    marks = form.mark(caught.value.path, str(caught.value), "lora", "")
     assert "wrong" in marks[rank.widget]["elem_classes"] and "Rank" in marks[rank.widget]["info"]
-    assert form.mark(None, "lora", "method.rank")[rank.widget]["info"] == rank.knob.help
+    assert form.mark("", "", "lora", "method.rank")[rank.widget]["info"] == rank.knob.help
 
 
 @pytest.mark.parametrize("text", ["", "abc", "512, x", "-5"])

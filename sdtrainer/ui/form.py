@@ -17,7 +17,7 @@ from gradio.components import Component
 
 from ..config import knobs
 from ..methods import METHODS, method_of
-from ..section import Knob, UserError
+from ..section import Knob
 
 Key = tuple[str, str, str]
 Updates = dict[Any, Any]
@@ -87,8 +87,9 @@ class Form:
         return {self.kind, *(f.widget for f in self.fields.values())}
 
     @property
-    def outputs(self) -> list[Any]:
-        return [*self.components, *(g for groups in self._groups.values() for g in groups)]
+    def groups(self) -> list[Any]:
+        """The groups of settings of one method each."""
+        return [group for groups in self._groups.values() for group in groups]
 
     def edits(self) -> list[Callable[..., Any]]:
         """The events of a person changing a setting. Paths count when they are left, not at each letter."""
@@ -124,13 +125,13 @@ class Form:
     def show_kind(self, kind: str) -> Updates:
         return {group: gr.update(visible=k == kind) for k, groups in self._groups.items() for group in groups}
 
-    def mark(self, error: UserError | None, kind: str, marked: str) -> Updates:
-        """Turn the field of an error red with its sentence under it, and the field `marked` before back."""
+    def mark(self, path: str, sentence: str, kind: str, marked: str) -> Updates:
+        """Turn the field of `path` red with the sentence under it, and the field `marked` before back."""
         updates: Updates = {}
         if before := self.field(marked, kind):
             updates[before.widget] = gr.update(info=before.knob.help, elem_classes=[])
-        if error and (wrong := self.field(error.path, kind)):
-            updates[wrong.widget] = gr.update(info=f"{error.what} {error.hint}", elem_classes=["wrong"])
+        if wrong := self.field(path, kind):
+            updates[wrong.widget] = gr.update(info=sentence, elem_classes=["wrong"])
         return updates
 
     def field(self, path: str, kind: str) -> Field | None:

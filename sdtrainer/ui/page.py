@@ -62,6 +62,7 @@ class Page:
                     self._tab("Runs", self.runs)
                 self.panel.build()
             self.marked = gr.State("")
+            self.wrong = gr.Textbox(visible="hidden", label="Wrong setting", elem_id="wrong-setting", lines=2)
             self.seen = gr.State({})
             self.pulse = gr.Textbox(visible="hidden", label="Pulse", elem_id="pulse")
             self.veil = gr.HTML()
@@ -76,15 +77,16 @@ class Page:
 
     def _wire(self, blocks: gr.Blocks) -> None:
         on = self.desk.on
-        states = {self.marked, self.seen, self.dataset.seen, self.dataset.page, self.vram.card}
+        states = {self.seen, self.dataset.seen, self.dataset.page, self.vram.card}
         self._settings = [
             *self.panel.shows,
             *self.dataset.shows,
             *self.method.shows,
             *self.vram.shows,
-            self.marked,
-            *self.form.outputs,
+            self.wrong,
+            *self.form.groups,
         ]
+        everywhere = [*self._settings, *self.form.components]
         self._follows = [
             *self.header.shows,
             *self.train.shows,
@@ -104,12 +106,14 @@ class Page:
 
         def filled(done: Any) -> Any:
             """Show the project's settings in the form, after something changed them."""
-            return on(done, self._fill, states, self._settings)
+            return on(done, self._fill, states, everywhere)
 
         def opened(done: Any) -> Any:
             return on(done, lambda g: {self.tabs: gr.update(selected="train")}, (), [self.tabs])
 
-        on(self.form.edits(), self._typed, typed, self._settings, trigger_mode="always_last")
+        on(self.form.edits(), self._typed, typed, self._settings, trigger_mode="always_last", queue=False)
+        marks = {self.wrong, self.marked, self.form.kind}
+        on(self.wrong.change, self._mark, marks, [self.marked, *self.form.components], queue=False)
         on(self.panel.train.click, self._start, typed, [*self._settings, self.tabs], trigger_mode="once")
         filled(on(self.panel.advice.click, self._fix, clicks=True))
         self.header.share.wire()
@@ -122,7 +126,7 @@ class Page:
         everything = [
             self.timer,
             self.veil,
-            *self._settings,
+            *everywhere,
             *self._follows,
             self.tabs,
             *self.edit_tabs,
@@ -142,7 +146,7 @@ class Page:
             self.pulse.change,
             lambda g: self._follow(g, g[self.seen] or {}),
             {*states, *picks},
-            [*self._settings, *self._follows],
+            [*everywhere, *self._follows],
             looks_only=True,
             trigger_mode="always_last",
             queue=False,
@@ -174,8 +178,6 @@ class Page:
         """Show what follows from the project's settings."""
         outlook = self.desk.look()
         ledger = self.desk.ledger(outlook.plan) if outlook.plan else None
-        kind = outlook.values.get("method", {}).get("kind", "")
-        marks = self.form.mark(outlook.error, kind, given[self.marked])
         pace = self.desk.pace(outlook.config) if outlook.config else None
         costs = Costs(
             ledger.held(ledger.peak_phase) if ledger else None,
@@ -188,9 +190,13 @@ class Page:
             | self.dataset.show(outlook, given)
             | self.method.show(outlook)
             | self.vram.show(outlook, given)
-            | marks
-            | {self.marked: outlook.error.path if outlook.error else ""}
+            | {self.wrong: f"{outlook.error.path}\n{outlook.error}" if outlook.error else ""}
         )
+
+    def _mark(self, given: Given) -> dict[Any, Any]:
+        """Turn the wrong field red, and the one before back."""
+        path, _, sentence = (given[self.wrong] or "").partition("\n")
+        return self.form.mark(path, sentence, given[self.form.kind], given[self.marked]) | {self.marked: path}
 
     def _start(self, given: Given) -> dict[Any, Any]:
         if not given[self.seen]:
