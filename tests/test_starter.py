@@ -103,7 +103,7 @@ def test_latents_have_unit_variance_and_the_decoder_beats_the_linear_one(pipelin
     assert float(latents.std()) == pytest.approx(1.0, abs=0.15)
     linear = fit_patch_space(pictures)
     floor = psnr(pictures, linear.decode(linear.encode(pictures)))
-    assert psnr_of_world(pipeline.vae, 12) > floor + 1
+    assert psnr_of_world(pipeline.vae, 12) > floor + 2
 
 
 @needs_font
