@@ -68,7 +68,7 @@ def train(run_file: Path, workspace: Workspace) -> Path:
 
 
 def kill_when(run_file: Path, workspace: Workspace, is_time: Callable[[list[Event]], bool]) -> RunFolder:
-    """Start a run and kill it with signal 9 as soon as its log says that it is time, or when it ended before."""
+    """Start a run and kill it with signal 9 as soon as its log says that it is time."""
     process = subprocess.Popen(
         command("train", run_file),
         env=environment(workspace),
