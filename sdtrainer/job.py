@@ -156,7 +156,7 @@ class Jobs:
             child.stdin.write(json.dumps(task) + "\n")
             child.stdin.flush()
         code = child.wait()
-        if not self._is_closing and _last(order.folder, _ENDINGS, since_start=True) is None:
+        if not self._is_closing and _last(order.folder, _ENDINGS) is None:
             events.append(order.folder.events_file, _death(code))
 
     def _spawn(self) -> subprocess.Popen[str]:
@@ -180,20 +180,20 @@ _ENDINGS = (Finished, Failed, Suspended)
 def status_of(folder: RunFolder, is_current: bool) -> Status:
     """Where a run stands, from its log. A run that neither ended nor is current was interrupted."""
     if is_current:
-        word = _last(folder, (Paused, Resumed, *_ENDINGS), since_start=True)
+        word = _last(folder, (Paused, Resumed, *_ENDINGS))
         return "paused" if isinstance(word, Paused) else "running"
-    ending = _last(folder, _ENDINGS, since_start=True)
+    ending = _last(folder, _ENDINGS)
     if isinstance(ending, Finished):
         exists = (folder.path / ending.path).is_file()
         return ("stopped" if ending.stopped else "finished") if exists else "failed"
     return "failed" if isinstance(ending, Failed) else "interrupted"
 
 
-def _last(folder: RunFolder, kinds: tuple[type[Event], ...], since_start: bool) -> Event | None:
+def _last(folder: RunFolder, kinds: tuple[type[Event], ...]) -> Event | None:
     """The last event of these kinds since the run last began."""
     found = None
     for event, _ in events.read(folder.events_file):
-        if isinstance(event, RunStarted) and since_start:
+        if isinstance(event, RunStarted):
             found = None
         elif isinstance(event, kinds):
             found = event

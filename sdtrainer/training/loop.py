@@ -150,7 +150,7 @@ class Loop:
         """Validate and draw, with the weights that an export would have."""
         training = self.training
         if is_validating and training.held_out is not None:
-            with self._export_weights():
+            with export_weights(training):
                 loss = validation_loss(training)
             yield Validated(self.step, loss)
         if is_sampling and training.is_main and training.plan.config.sample.prompts:
@@ -161,18 +161,12 @@ class Loop:
         self._pace.rest()
 
     def _draw(self, index: int, request: Request) -> Sampled:
-        with self._export_weights():
+        with export_weights(self.training):
             image = self.training.sampler.draw(request)
         path = self.training.folder.samples / f"{self.step:06d}-{index:02d}.png"
         files.write(path, lambda part: image.save(part, format="PNG"))
         relative = path.relative_to(self.training.folder.path).as_posix()
         return Sampled(self.step, index, request.prompt, request.seed, relative)
-
-    @contextlib.contextmanager
-    def _export_weights(self) -> Iterator[None]:
-        """The weights that would be exported: the running average, or schedule-free's own."""
-        with export_weights(self.training):
-            yield
 
     def _save(self) -> Iterator[Event]:
         training = self.training

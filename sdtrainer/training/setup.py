@@ -10,7 +10,6 @@ import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -65,10 +64,6 @@ class Training:
     @property
     def is_main(self) -> bool:
         return self.accelerator.is_main_process
-
-    @property
-    def autocast(self) -> torch.dtype | None:
-        return None if self.plan.precision == "fp32" else DTYPES[self.plan.precision]
 
 
 def decide(folder: RunFolder, workspace: Workspace) -> Draft:
@@ -263,8 +258,3 @@ def _checkpoint_activations(module: torch.nn.Module) -> None:
     """diffusers and transformers name the same switch differently."""
     switch = getattr(module, "enable_gradient_checkpointing", None) or module.gradient_checkpointing_enable
     switch()
-
-
-def export_folder(folder: RunFolder) -> Path:
-    folder.output.mkdir(exist_ok=True)
-    return folder.output
