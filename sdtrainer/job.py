@@ -184,7 +184,7 @@ def status_of(folder: RunFolder, is_current: bool) -> Status:
         return "paused" if isinstance(word, Paused) else "running"
     ending = _last(folder, _ENDINGS)
     if isinstance(ending, Finished):
-        exists = (folder.path / ending.path).is_file()
+        exists = (folder.path / ending.path).exists()
         return ("stopped" if ending.stopped else "finished") if exists else "failed"
     return "failed" if isinstance(ending, Failed) else "interrupted"
 

@@ -33,12 +33,12 @@ class OptimSection(Section):
     """How the weights are changed after each look at the pictures."""
 
     lr: float = knob(
-        1e-4,
+        0.0,
         "Learning rate",
         "How large each change is. Too high burns the pictures, too low learns nothing. "
-        "0.0001 suits LoRA, 0.000005 full fine-tuning. Prodigy finds its own.",
+        "0 = what suits the method and the goal. Prodigy finds its own.",
         level="basic",
-        gt=0.0,
+        ge=0.0,
         le=10.0,
     )
     text_encoder_lr: float = knob(
@@ -115,11 +115,6 @@ class OptimSection(Section):
     ema_decay: float = knob(
         0.999, "Averaging decay", "How slowly the running average follows the weights.", ge=0.0, lt=1.0
     )
-
-    @property
-    def encoder_lr(self) -> float:
-        """The learning rate of the text encoders."""
-        return self.text_encoder_lr or self.lr
 
 
 @dataclass(frozen=True)

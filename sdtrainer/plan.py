@@ -19,7 +19,7 @@ from .data.census import Census
 from .data.section import why_no_latent_cache, why_no_text_cache
 from .hardware import GIB, Machine
 from .methods import method_of
-from .seams import DENOISER, VAE, Facts, Precision
+from .seams import DENOISER, VAE, Facts, LearningRates, Method, Precision
 from .section import UserError, steps_of
 
 Phase = Literal["cache", "train", "sample", "export"]
@@ -64,6 +64,7 @@ class Plan:
     device: Literal["cuda", "mps", "cpu"]
     processes: int
     precision: Precision
+    lrs: LearningRates
     optimizer: str
     checkpointing: bool
     cache_latents: bool
@@ -122,9 +123,11 @@ def resolve(
     method = method_of(config.method.kind)
     facts = _with_prediction(facts, config)
     method.suits(config.method, facts)
+    _check_formats(config, method)
     diffusion.check(config.noise, facts.prediction_type)
     trained = method.trains(config.method, facts)
     choices = _Choices()
+    lrs = _lrs(config, method, choices)
     precision = _precision(config, machine, choices)
     resolutions = _resolutions(config, facts, choices)
     checkpointing = _checkpointing(config, machine, resolutions, choices)
@@ -148,6 +151,7 @@ def resolve(
         device=machine.device,
         processes=machine.processes,
         precision=precision,
+        lrs=lrs,
         optimizer=_optimizer(config, machine, choices),
         checkpointing=checkpointing,
         cache_latents=cache_latents,
@@ -203,6 +207,26 @@ def _precision(config: Config, machine: Machine, choices: _Choices) -> Precision
     if machine.card.has_bf16:
         return choices.make("train.precision", "bf16", f"{machine.card.name} computes bf16 in hardware")
     return choices.make("train.precision", "fp16", f"{machine.card.name} has no bf16; fp16 with loss scaling")
+
+
+def _check_formats(config: Config, method: Method) -> None:
+    for name in config.export.formats:
+        if name not in method.formats:
+            raise UserError(
+                f"Formats: {method.title} has no '{name}' file.",
+                f"Choose {' or '.join(method.formats)}.",
+                "export.formats",
+            )
+
+
+def _lrs(config: Config, method: Method, choices: _Choices) -> LearningRates:
+    """0 is auto: the method's own rate for the goal; for the text encoder, a rate given for the denoiser."""
+    own, given = method.lrs[config.run.goal], config.optim
+    if given.lr:
+        return LearningRates(given.lr, given.text_encoder_lr or given.lr)
+    why = f"what suits {method.title} for a {config.run.goal}"
+    encoder = given.text_encoder_lr or own.text_encoder
+    return LearningRates(choices.make("optim.lr", own.denoiser, why), encoder)
 
 
 def _optimizer(config: Config, machine: Machine, choices: _Choices) -> str:
@@ -307,6 +331,6 @@ def _advice(plan: Plan, census: Census) -> list[Advice]:
 
 
 def output_names(plan: Plan) -> tuple[str, ...]:
-    """The files that the export will write."""
-    suffix = {"kohya": "", "diffusers": "-diffusers"}
-    return tuple(f"{plan.config.run.name}{suffix[f]}.safetensors" for f in plan.config.export.formats)
+    """The files and folders that the export will write."""
+    config = plan.config
+    return method_of(config.method.kind).outputs(config.method, config.run.name, config.export.formats)

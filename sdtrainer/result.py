@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import events, families
+from . import events, families, methods
 from .config import Config, build, parse
 from .events import Finished
 from .families import BaseSection
@@ -13,14 +13,12 @@ from .sample import Sampler
 from .section import UserError
 from .workspace import RunFolder
 
-ADAPTER = "result"
-
 
 def exported_file(folder: RunFolder) -> Path:
     """Return the file that a run exported last. Raises UserError if there is none."""
     ends = [event for event, _ in events.read(folder.events_file) if isinstance(event, Finished)]
     path = folder.path / ends[-1].path if ends else None
-    if path is None or not path.is_file():
+    if path is None or not path.exists():
         raise UserError(
             f"Run '{folder.name}' has no exported file yet.", "Let it finish, or press Stop and keep."
         )
@@ -37,7 +35,7 @@ def sampler(base: str, adapter: Path | None = None, strength: float = 1.0) -> Sa
     """Load a base model, with an adapter file on it at a strength, ready to draw.
 
     Raises:
-        UserError: the base is not found, or the adapter does not fit it.
+        UserError: the base is not found, or the file does not fit it.
     """
     import torch
 
@@ -51,21 +49,6 @@ def sampler(base: str, adapter: Path | None = None, strength: float = 1.0) -> Sa
     parts = family.load(facts, facts.parts, {p: torch.float32 if p == "vae" else dtype for p in facts.parts})
     for module in parts.modules.values():
         module.to(machine.device)
-    drawing = Sampler(family, parts, machine.device, None if dtype is torch.float32 else dtype)
     if adapter is not None:
-        _put_on(drawing, adapter, strength)
-    return drawing
-
-
-def _put_on(drawing: Sampler, adapter: Path, strength: float) -> None:
-    read_header(adapter)
-    try:
-        drawing.pipeline.load_lora_weights(
-            str(adapter.parent), weight_name=adapter.name, adapter_name=ADAPTER
-        )
-        drawing.pipeline.set_adapters([ADAPTER], [strength])
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise UserError(
-            f"{adapter.name} does not fit this base model ({str(error).splitlines()[0][:120]}).",
-            "Choose the base model that it was trained on.",
-        ) from error
+        methods.recognise(adapter).put_on(parts, adapter, strength)
+    return Sampler(family, parts, machine.device, None if dtype is torch.float32 else dtype)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
+from .seams import Goal
 from .section import Duration, Section, knob
 
 
@@ -20,7 +21,7 @@ class RunSection(Section):
         level="basic",
         max_length=80,
     )
-    goal: Literal["subject", "style", "concept"] = knob(
+    goal: Goal = knob(
         "subject",
         "Goal",
         "What is taught: one subject (a person, pet or object), a style, or a broader concept. Used for "
@@ -170,10 +171,11 @@ class ExportSection(Section):
         "Stored as",
         "Number format of the exported file. fp16 halves the size; the loss is not visible.",
     )
-    formats: list[Literal["kohya", "diffusers"]] = knob(
-        ["kohya"],
+    formats: list[Literal["webui", "diffusers", "pt"]] = knob(
+        ["webui"],
         "Formats",
-        "kohya: read by A1111, Forge, ComfyUI and diffusers. diffusers: that library's own layout.",
+        "webui: the file that A1111, Forge and ComfyUI read, and diffusers mostly too. diffusers: that "
+        "library's own layout. pt: the older embedding file of A1111. The page says who reads which.",
     )
     title: str = knob(
         "", "Title", "Shown by programs that read the file's description. Empty: the run's name."

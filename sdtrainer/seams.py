@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from .diffusion import PredictionType
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .section import Section
 
 DENOISER, VAE = "denoiser", "vae"
+Goal = Literal["subject", "style", "concept"]
+GOALS: tuple[Goal, ...] = get_args(Goal)
 Precision = Literal["fp32", "fp16", "bf16"]
 
 
@@ -51,13 +53,15 @@ class Facts:
 @dataclass
 class Parts:
     """The live modules of a base model. `modules` is keyed by DENOISER, VAE and the names of the text
-    encoders.
+    encoders. `placeholders` are words that stand for several tokens: each is written out before a text is
+    tokenized.
     """
 
     facts: Facts
     modules: dict[str, torch.nn.Module]
     tokenizers: dict[str, Any]
     schedule: Schedule
+    placeholders: dict[str, str] = field(default_factory=dict)
 
     @property
     def denoiser(self) -> torch.nn.Module:
@@ -166,18 +170,44 @@ class Family(Protocol):
         """Return a diffusers pipeline over the live modules, for sampling."""
 
 
+@dataclass(frozen=True)
+class Card:
+    """What a hobbyist should know of a method before choosing it. `about` is one paragraph; `size` says what
+    its file weighs for SD 1.5 ("10-160 MB").
+    """
+
+    about: str
+    pros: tuple[str, ...]
+    cons: tuple[str, ...]
+    uses: tuple[str, ...]
+    size: str
+
+
 class Method(Protocol):
-    """One way of fine-tuning. Its settings are a Section whose `kind` names it."""
+    """One way of fine-tuning. Its settings are a Section whose `kind` names it.
+
+    `formats` are the words of `export.formats` that it can write, the usual first; `lrs` are its learning
+    rates by goal, taken where `optim.lr` is 0.
+    """
 
     kind: str
     title: str
     Section: type[Section]
+    card: Card
+    formats: tuple[str, ...]
+    lrs: Mapping[Goal, LearningRates]
 
     def suits(self, section: Section, facts: Facts) -> None:
         """Raise UserError if these settings cannot work on this base, naming setting and remedy."""
 
     def attach(self, parts: Parts, section: Section, lrs: LearningRates) -> list[ParamGroup]:
-        """Make the chosen weights trainable (fp32) and return them grouped by learning rate."""
+        """Make the chosen weights trainable (fp32) and return them grouped by learning rate.
+
+        Without effect on what the model draws, until they are trained.
+        """
+
+    def detach(self, parts: Parts, section: Section) -> None:
+        """Undo `attach`: what it added is gone, what it made trainable is frozen."""
 
     def trains(self, section: Section, facts: Facts) -> tuple[str, ...]:
         """Return the names of the parts that will hold trainable weights."""
@@ -187,11 +217,27 @@ class Method(Protocol):
         do).
         """
 
+    def outputs(self, section: Section, name: str, formats: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of the files and folders that `export` will write, in the order of `formats`."""
+
     def provenance(self, section: Section) -> dict[str, Any]:
         """Return what the file's metadata says of the method: rank, alpha, network_args."""
 
     def export(self, parts: Parts, section: Section, order: ExportOrder) -> list[Path]:
         """Write the files that other programs load; returns their paths, the main one first."""
+
+    def reads(self, file: Path) -> bool:
+        """Return whether this file (or folder) holds an export of this method, ours or another program's.
+
+        Looks at names and shapes only; never executes what a file brings along.
+        """
+
+    def put_on(self, parts: Parts, file: Path, strength: float) -> None:
+        """Apply an exported file to the live modules of a base model, for drawing.
+
+        Raises:
+            UserError: the file does not fit this base model.
+        """
 
 
 @dataclass(frozen=True)

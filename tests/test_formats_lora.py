@@ -124,7 +124,7 @@ ALPHAS = pytest.mark.parametrize("alphas", [(4.0, 2.0, 3.0), (8.0, 1.0, 0.5)], i
 
 
 @ALPHAS
-@pytest.mark.parametrize("layout", ["kohya", "diffusers"])
+@pytest.mark.parametrize("layout", ["webui", "diffusers"])
 def test_diffusers_loads_what_was_trained(pipeline, tmp_path, alphas, layout, caplog):
     trained = Trained(pipeline, alphas)
     path = export(trained, layout, tmp_path)
@@ -139,7 +139,7 @@ def test_diffusers_loads_what_was_trained(pipeline, tmp_path, alphas, layout, ca
 @ALPHAS
 def test_an_independent_merge_of_the_kohya_file_equals_what_was_trained(pipeline, tmp_path, alphas):
     trained = Trained(pipeline, alphas)
-    state = load_file(export(trained, "kohya", tmp_path))
+    state = load_file(export(trained, "webui", tmp_path))
     fresh = copy.deepcopy(pipeline)
     left = set(state)
     for prefix, module in (("lora_unet_", fresh.unet), ("lora_te_text_model_", fresh.text_encoder)):
@@ -266,7 +266,7 @@ def test_every_module_of_full_size_sd15_has_a_name_that_comfyui_knows():
 
 def export(trained: Trained, layout: str, folder: Path) -> Path:
     adapters, metadata = trained.adapters(), {}
-    if layout == "kohya":
+    if layout == "webui":
         state = kohya.to_kohya(adapters)
     else:
         state, metadata = diffusers_names.to_diffusers(adapters)

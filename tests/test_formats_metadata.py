@@ -129,7 +129,7 @@ def test_nothing_is_lost_between_the_values_and_the_text():
 
 def test_the_table_of_readers_is_whole():
     programs = {r.program for r in READERS}
-    for layout in ("kohya", "diffusers"):
+    for layout in ("webui", "diffusers"):
         assert {r.program for r in readers_of("lora", "sd", layout)} == programs
     assert all(r.how.endswith(".") and (r.reads == "no" or r.tried) for r in READERS)
 

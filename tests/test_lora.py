@@ -57,7 +57,7 @@ def output(parts: Parts) -> torch.Tensor:
         return parts.denoiser(noisy, torch.tensor([100, 900]), said.prompt_embeds).sample
 
 
-def order(folder: Path, precision: str = "fp32", formats: tuple[str, ...] = ("kohya",)) -> ExportOrder:
+def order(folder: Path, precision: str = "fp32", formats: tuple[str, ...] = ("webui",)) -> ExportOrder:
     return ExportOrder(folder, "result", precision, formats, {"ss_note": "test"})  # type: ignore[arg-type]
 
 
@@ -111,7 +111,7 @@ def test_half_precision_files_agree_within_a_thousandth(base: Path, tmp_path: Pa
     assert (live - read).abs().max() < 5e-3 * live.abs().max()
 
 
-@pytest.mark.parametrize("layout", ["kohya", "diffusers"])
+@pytest.mark.parametrize("layout", ["webui", "diffusers"])
 def test_diffusers_own_loader_gets_what_was_trained(base: Path, tmp_path: Path, layout: str) -> None:
     parts = attached(base, EVERYTHING)
     (file,) = METHOD.export(parts, EVERYTHING, order(tmp_path, formats=(layout,)))

@@ -152,7 +152,7 @@ def test_ledger_is_what_lies_in_memory(trainer: Trainer, optimizer: str, with_te
 def test_the_exported_file_has_the_promised_size(trainer: Trainer, tmp_path: Path, precision: Any) -> None:
     plan = planned(trainer, CPU_ONLY, method__rank=32, export__precision=precision)
     parts, _ = after_a_step(plan)
-    order = ExportOrder(tmp_path, "zib", precision, ("kohya",), {})
+    order = ExportOrder(tmp_path, "zib", precision, ("webui",), {})
     (path,) = method_of("lora").export(parts, plan.config.method, order)
     promised = estimate(plan).exported_bytes
     assert promised == pytest.approx(path.stat().st_size, rel=0.05)

@@ -207,11 +207,6 @@ def test_ignored_settings_are_said():
     assert len(optim.warnings(optim.find("adafactor"), OptimSection(beta2=0.5))) == 1
 
 
-def test_text_encoder_rate_follows_the_denoisers_until_set():
-    assert OptimSection(lr=1e-4).encoder_lr == 1e-4
-    assert OptimSection(lr=1e-4, text_encoder_lr=5e-5).encoder_lr == 5e-5
-
-
 def test_importing_does_not_import_torch():
     code = "import sys, sdtrainer.optim; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

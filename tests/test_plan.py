@@ -282,7 +282,7 @@ def test_pictures_without_any_words_are_warned_of(trainer: Trainer, tmp_path: Pa
 
 
 def test_files_are_named_before_they_are_written(trainer: Trainer) -> None:
-    plan = planned(trainer, run__name="my zib", export__formats=["kohya", "diffusers"])
+    plan = planned(trainer, run__name="my zib", export__formats=["webui", "diffusers"])
     assert output_names(plan) == ("my zib.safetensors", "my zib-diffusers.safetensors")
 
 
@@ -307,3 +307,23 @@ def test_a_revision_is_a_new_number_and_the_rest_unchanged(trainer: Trainer) -> 
     assert loaded is not None and loaded.plan == revised
     assert (revised.revision, revised.lr_scale, revised.skipped) == (2, 0.5, (7,))
     assert dataclasses.replace(revised, revision=1, lr_scale=1.0, skipped=()) == made.plan
+
+
+@pytest.mark.parametrize(
+    ("changes", "denoiser", "encoder"),
+    [
+        ({"optim__lr": 0}, 1e-4, 5e-5),
+        ({"optim__lr": 0, "optim__text_encoder_lr": 2e-5}, 1e-4, 2e-5),
+        ({"optim__lr": 3e-4}, 3e-4, 3e-4),
+        ({"optim__lr": 3e-4, "optim__text_encoder_lr": 2e-5}, 3e-4, 2e-5),
+    ],
+)
+def test_a_learning_rate_of_zero_is_the_methods_own(trainer, changes, denoiser, encoder):
+    plan = planned(trainer, **changes)
+    assert (plan.lrs.denoiser, plan.lrs.text_encoder) == (denoiser, encoder)
+    assert ("optim.lr" in {choice.path for choice in plan.choices}) == (changes["optim__lr"] == 0)
+
+
+def test_a_format_that_the_method_does_not_have_is_refused(trainer):
+    with pytest.raises(UserError, match="LoRA has no 'pt' file"):
+        planned(trainer, export__formats=["pt"])

@@ -45,7 +45,7 @@ def test_a_config_goes_through_the_form_unchanged(form: Form) -> None:
             "method": {"kind": "lora", "own_targets": ["*attn2.to_k"], "alpha": 0.5},
             "sample": {"prompts": ["a robot", "an apple, red"]},
             "optim": {"lr": 5e-6},
-            "export": {"formats": ["kohya", "diffusers"]},
+            "export": {"formats": ["webui", "diffusers"]},
         }
     )
     assert configs.build(form.read(held(form, config.values()))) == config

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Program = Literal["A1111 / Forge", "ComfyUI", "diffusers"]
-Layout = Literal["kohya", "diffusers"]
+Layout = Literal["webui", "diffusers"]
 
 
 @dataclass(frozen=True)
@@ -24,27 +24,27 @@ class Reader:
 
 READERS: tuple[Reader, ...] = (
     Reader(
-        "lora", "sd", "kohya", "A1111 / Forge", "yes",
+        "lora", "sd", "webui", "A1111 / Forge", "yes",
         "Put the file into models/Lora and write <lora:name:1> into the prompt.",
         "its own loaders, 1.8.0",
     ),
     Reader(
-        "lora", "sd", "kohya", "ComfyUI", "yes",
+        "lora", "sd", "webui", "ComfyUI", "yes",
         "Put the file into models/loras and add a Load LoRA node.",
         "its key map, 0.3.64",
     ),
     Reader(
-        "lora", "sd", "kohya", "diffusers", "yes",
+        "lora", "sd", "webui", "diffusers", "yes",
         'Call pipeline.load_lora_weights("name.safetensors").',
         "its own loader, 0.42.1",
     ),
     Reader(
         "lora", "sd", "diffusers", "A1111 / Forge", "no",
-        "Export the kohya layout for this program.",
+        "Export the webui file for this program.",
     ),
     Reader(
         "lora", "sd", "diffusers", "ComfyUI", "no",
-        "It would leave out the attention layers: export the kohya layout for this program.",
+        "It would leave out the attention layers: export the webui file for this program.",
         "its key map, 0.3.64",
     ),
     Reader(

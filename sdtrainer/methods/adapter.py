@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..formats.safetensors_file import read_header
 from ..seams import DENOISER, LearningRates, ParamGroup, Parts
 from ..section import Section, UserError, knob
 
@@ -132,6 +134,37 @@ def inject(parts: Parts, section: AdapterSection, config_of: Any, lrs: LearningR
             "Layers to train: none is chosen.", "Choose layers of the denoiser.", "method.targets"
         )
     return groups
+
+
+def remove(parts: Parts) -> None:
+    """Put the bare layers back in place of those that carry an adapter."""
+    for module in parts.modules.values():
+        for path, layer in list(layers(module)):
+            parent, _, name = path.rpartition(".")
+            setattr(module.get_submodule(parent), name, layer.get_base_layer())
+
+
+def add(module: torch.nn.Module, deltas: Mapping[str, torch.Tensor], strength: float) -> None:
+    """Add strength x delta to the weights of the layers of these paths."""
+    import torch
+
+    with torch.no_grad():
+        for path, delta in deltas.items():
+            weight = module.get_submodule(path).weight
+            weight.add_(delta.reshape(weight.shape).to(weight), alpha=strength)
+
+
+def has_keys(file: Path, endings: tuple[str, ...]) -> bool:
+    """Return whether this is a .safetensors file with a tensor whose name ends so."""
+    if file.suffix != ".safetensors" or not file.is_file():
+        return False
+    return any(name.endswith(endings) for name in read_header(file).tensors)
+
+
+def outputs(name: str, formats: Sequence[str]) -> tuple[str, ...]:
+    """Return the file names of an adapter, by format."""
+    endings = {"webui": ".safetensors", "diffusers": "-diffusers.safetensors"}
+    return tuple(name + endings[layout] for layout in formats)
 
 
 def trained_parts(section: AdapterSection, facts: Any) -> tuple[str, ...]:

@@ -10,10 +10,10 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from accelerate import Accelerator
-from safetensors.torch import load_file
 
 from .. import events, planner
 from ..events import Event, Failed, Finished, PhaseBegan, RunStarted, Saved, Suspended
+from ..formats import intact
 from ..plan import Plan
 from ..seams import ExportOrder
 from ..section import UserError
@@ -129,8 +129,8 @@ def _export(training: Training, loop: Loop) -> Iterator[Event]:
         with export_weights(training):
             paths = training.method.export(training.parts, training.plan.config.method, order)
         for path in paths:
-            load_file(path)  # what cannot be read back is no result
-            yield Saved(loop.step, "export", _relative(path, training), path.stat().st_size)
+            size = intact.read_back(path)  # what cannot be read back is no result
+            yield Saved(loop.step, "export", _relative(path, training), size)
         path = paths[0]
     training.accelerator.wait_for_everyone()
     if path is not None:

@@ -28,7 +28,7 @@ from ..methods import method_of
 from ..plan import Phase, Plan
 from ..planner import Draft
 from ..sample import Sampler
-from ..seams import VAE, Conditioning, Family, Latents, LearningRates, Method, Parts
+from ..seams import VAE, Conditioning, Family, Latents, Method, Parts
 from ..section import UserError
 from ..workspace import RunFolder, Workspace
 from .checkpoint import Trained
@@ -111,7 +111,7 @@ def prepare(
     move_to(parts, plan, "train")
     torch.manual_seed(plan.config.train.seed)
     rates = plan.config.optim
-    groups = method.attach(parts, plan.config.method, LearningRates(rates.lr, rates.encoder_lr))
+    groups = method.attach(parts, plan.config.method, plan.lrs)
     for part in plan.facts.parts:
         place = plan.place(part, "train")
         if place.is_checkpointed:

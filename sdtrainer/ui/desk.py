@@ -111,7 +111,7 @@ class Desk:
         if run.name == jobs.current:
             return "paused" if view.state == "paused" else "running"
         if view.state in ("finished", "stopped"):
-            return view.state if (run.path / view.outcome).is_file() else "failed"
+            return view.state if (run.path / view.outcome).exists() else "failed"
         return "failed" if view.state == "failed" else "interrupted"
 
     def config_of(self, run: RunFolder) -> Config:

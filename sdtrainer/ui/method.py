@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import gradio as gr
@@ -138,9 +137,10 @@ def _cards(chosen: str) -> str:
     cards = []
     for kind in METHODS:
         method = method_of(kind)
-        about = " ".join(inspect.getdoc(method.Section).split("\n\n")[0].split())
         class_ = "card chosen" if kind == chosen else "card"
-        cards.append(tag("div", tag("h4", words.safe(method.title)) + tag("p", words.safe(about)), class_))
+        cards.append(
+            tag("div", tag("h4", words.safe(method.title)) + tag("p", words.safe(method.card.about)), class_)
+        )
     return tag("div", "".join(cards), "cards")
 
 

@@ -41,12 +41,13 @@ def report(folder: RunFolder, exported: Path) -> list[str]:
     from ..result import sampler
 
     base = folder.config().base.path
-    before, after = (verdict.judge(sampler(base, adapter)) for adapter in (None, exported))
+    before = verdict.judge(sampler(base), others=verdict.SHOWN_OTHERS)
+    after = verdict.judge(sampler(base, exported))
     files.write(folder.path / PICTURE, lambda part: verdict.sheet(before, after, part))
     losses = [event.loss for event, _ in events.read(folder.events_file) if isinstance(event, Validated)]
     fall = 100 * (1 - losses[-1] / losses[0])
     return [
         f"learnt: {after.learnt} of {after.learnt_of} pictures show the robot (before: {before.learnt}); "
         f"validation loss {losses[0]:.3f} -> {losses[-1]:.3f} ({fall:.0f} % lower)",
-        f"kept: {after.kept} of {after.kept_of} other things are named rightly (before: {before.kept})",
+        f"kept: {after.kept} of {after.kept_of} other things are named rightly",
     ]
