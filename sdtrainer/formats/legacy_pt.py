@@ -39,14 +39,16 @@ def read(path: Path) -> dict[str | int, Any]:
     Raises: UserError naming the file if it is missing, damaged, or holds more than tensors, numbers and text.
     """
     import pickle
+    import struct
 
     import torch
 
+    broken = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, struct.error)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path.name} cannot be read: {error.strerror}.", "Choose another file.") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except broken as error:
         raise UserError(
             f"{path.name} is damaged, or holds more than tensors, numbers and text.",
             "Choose another file; files with program code inside are never opened.",
