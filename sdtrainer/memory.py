@@ -12,7 +12,8 @@ from typing import Literal
 
 import torch
 
-from . import families, optim
+from . import anatomy, families, optim
+from .anatomy import Block
 from .diffusion import Schedule
 from .methods import method_of
 from .plan import PHASES, Phase, Plan
@@ -35,11 +36,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Ledger:
-    """`trained` counts trainable parameters; `exported_bytes` is the size of the file."""
+    """`trained` counts trainable parameters, `blocks` says where they are; `exported_bytes` is the size of
+    the file.
+    """
 
     rows: tuple[Row, ...]
     trained: int
     exported_bytes: int
+    blocks: tuple[Block, ...]
 
     def held(self, phase: Phase) -> int:
         """Bytes held in a phase, without activations."""
@@ -63,7 +67,9 @@ def estimate(plan: Plan) -> Ledger:
         rows += _training_rows(part, shapes, plan)
     trained = sum(_count_of(shapes) for shapes in counts.trained.values())
     formats = len(plan.config.export.formats)
-    return Ledger(tuple(rows), trained, counts.exported[plan.config.export.precision] * formats)
+    return Ledger(
+        tuple(rows), trained, counts.exported[plan.config.export.precision] * formats, counts.blocks
+    )
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ class _Counts:
     base: dict[str, int]
     trained: dict[str, tuple[tuple[int, ...], ...]]
     exported: dict[str, int]
+    blocks: tuple[Block, ...]
 
 
 class _Subject:
@@ -95,6 +102,7 @@ def _count(subject: _Subject) -> _Counts:
     modules = families.family_of(facts).skeleton(facts)
     parts = Parts(facts, modules, {}, Schedule(torch.empty(0)))
     base = {part: sum(p.numel() for p in module.parameters()) for part, module in modules.items()}
+    whole = anatomy.count(modules)
     for module in modules.values():
         module.requires_grad_(False)
     method = method_of(section.kind)
@@ -105,7 +113,7 @@ def _count(subject: _Subject) -> _Counts:
         for part, module in modules.items()
     }
     sizes = {precision: method.exported_bytes(parts, section, precision) for precision in _BYTES}
-    return _Counts(base, trained, sizes)
+    return _Counts(base, trained, sizes, anatomy.blocks(whole, anatomy.count(modules, trained_only=True)))
 
 
 def _training_rows(part: str, shapes: tuple[tuple[int, ...], ...], plan: Plan) -> list[Row]:

@@ -19,6 +19,7 @@ ORDER = (
     "starter",  # makes the starter model: knows no more of the app than this
     "diffusion",
     "seams",
+    "anatomy",
     "formats optim",
     "data families methods",  # these do not know each other
     "run_sections",
