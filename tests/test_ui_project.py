@@ -118,3 +118,16 @@ running.close()
         timeout=120,
     )
     assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".webp"])
+def test_a_picture_that_is_cut_short_is_shown_crossed_out(tmp_path: Path, ending: str) -> None:
+    from PIL import Image
+
+    picture = tmp_path / f"a{ending}"
+    Image.effect_noise((300, 200), 80).convert("RGB").save(picture)
+    picture.write_bytes(picture.read_bytes()[: picture.stat().st_size // 2])
+    shown = Image.open(thumbnail(Workspace(tmp_path / "home"), picture))
+    assert shown.size == (GRID, GRID)
+    red, green, _ = shown.convert("RGB").getpixel((GRID // 2, GRID // 2))
+    assert red > green + 50

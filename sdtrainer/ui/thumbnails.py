@@ -9,7 +9,7 @@ import hashlib
 import threading
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from ..data.images import FORMATS
 from ..workspace import Workspace
@@ -23,7 +23,9 @@ def folder(workspace: Workspace) -> Path:
 
 
 def thumbnail(workspace: Workspace, picture: Path, side: int = GRID) -> Path:
-    """Return a copy of `picture` whose longer side is at most `side` pixels."""
+    """Return a copy of `picture` whose longer side is at most `side` pixels; a crossed-out one of a picture
+    that cannot be decoded.
+    """
     stat = picture.stat()
     key = hashlib.sha256(
         f"{picture.resolve()} {stat.st_size} {stat.st_mtime_ns} {side}".encode()
@@ -36,13 +38,28 @@ def thumbnail(workspace: Workspace, picture: Path, side: int = GRID) -> Path:
 
 
 def _make(picture: Path, copy: Path, side: int) -> None:
+    try:
+        small = _small(picture, side)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        small = _crossed_out(side)
+    part = copy.with_suffix(f".{threading.get_ident()}.part")  # two pages may want the same one
+    small.save(part, "WEBP", quality=_QUALITY[side], method=2)
+    part.replace(copy)
+
+
+def _small(picture: Path, side: int) -> Image.Image:
     with Image.open(picture, formats=FORMATS) as image:
         image.draft("RGB", (side, side))
         upright = ImageOps.exif_transpose(image)
-        upright = upright.convert(
-            "RGBA" if "transparency" in image.info or "A" in image.getbands() else "RGB"
-        )
+        mode = "RGBA" if "transparency" in image.info or "A" in image.getbands() else "RGB"
+        upright = upright.convert(mode)
     upright.thumbnail((side, side))
-    part = copy.with_suffix(f".{threading.get_ident()}.part")  # two pages may want the same one
-    upright.save(part, "WEBP", quality=_QUALITY[side], method=2)
-    part.replace(copy)
+    return upright
+
+
+def _crossed_out(side: int) -> Image.Image:
+    tile = Image.new("RGB", (side, side), "#9a9a9a")
+    pen = ImageDraw.Draw(tile)
+    for start in (0, side):
+        pen.line((start, 0, side - start, side), fill="#c0392b", width=max(2, side // 32))
+    return tile
