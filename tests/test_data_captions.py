@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdtrainer.data.captions import chunks_needed, compose, is_fixed
-from sdtrainer.data.section import DataSection
+from sdtrainer.data import templates
+from sdtrainer.data.captions import chunks_needed, compose, is_fixed, variants
+from sdtrainer.data.section import DataSection, why_no_text_cache
 
 quick = settings(deadline=None, max_examples=60)
 TAGS = "red hat, blue sky, a dog, old car, tall tree, wet road"
@@ -28,6 +29,12 @@ TAGS = "red hat, blue sky, a dog, old car, tall tree, wet road"
         ("a dog", {"suffix": "in snow"}, "a dog in snow"),
         ("a dog", {"trigger": "ohwx", "tag_separator": "|"}, "ohwx| a dog"),
         ("one,two , three", {}, "one,two , three"),
+        ("a dog", {"trigger": "ohwx", "templates": ["a photo of [trigger]"]}, "a photo of ohwx"),
+        ("a dog", {"trigger": "ohwx", "templates": ["[trigger] with [caption]"]}, "ohwx with a dog"),
+        ("", {"trigger": "ohwx", "templates": ["[trigger], [caption]"]}, "ohwx"),
+        ("a dog", {"trigger": "ohwx", "templates": ["only [caption]"]}, "ohwx, only a dog"),
+        ("[trigger]", {"trigger": "ohwx", "templates": ["see: [caption]"]}, "ohwx, see: [trigger]"),
+        ("a dog", {"prefix": "wow", "templates": ["", "it is [caption]"]}, "wow it is a dog"),
     ],
 )
 def test_caption_is_composed_of_prefix_trigger_and_suffix(caption, settings, expected):
@@ -81,6 +88,39 @@ def test_caption_dropout_alone_leaves_captions_cacheable():
     assert is_fixed(DataSection(caption_dropout=0.5))
     assert not is_fixed(DataSection(shuffle_tags=True))
     assert not is_fixed(DataSection(tag_dropout=0.1))
+
+
+@quick
+@given(
+    lines=st.lists(
+        st.sampled_from(["subject", "style", "my [trigger]", "[caption] and [trigger]"]), min_size=1
+    ),
+    seed=st.integers(),
+)
+def test_a_template_is_drawn_from_those_there_are_and_holds_the_trigger_word(lines, seed):
+    section = DataSection(trigger="ohwx", templates=lines)
+    drawn = compose("a dog", section, Random(seed))
+    assert "ohwx" in drawn and "[" not in drawn
+    assert drawn in variants("a dog", section)
+    assert drawn == compose("a dog", section, Random(seed))
+    assert compose("a dog", section, None) == variants("a dog", section)[0]
+
+
+@pytest.mark.parametrize("name", sorted(templates.BUILT_IN))
+def test_built_in_templates_are_short_different_and_all_drawn(name):
+    lines = templates.BUILT_IN[name]
+    assert 12 <= len(set(lines)) == len(lines) <= 20
+    assert all(line.count(templates.TRIGGER) == 1 and len(line) < 60 for line in lines)
+    section = DataSection(trigger="ohwx", templates=[name])
+    assert {compose("", section, Random(seed)) for seed in range(500)} == set(variants("", section))
+
+
+def test_several_templates_rule_out_cached_text_and_one_does_not():
+    assert is_fixed(DataSection(templates=["a photo of [trigger]", " "]))
+    for section in (DataSection(templates=["subject"]), DataSection(templates=["one", "two"])):
+        assert not is_fixed(section)
+        assert "templates" in why_no_text_cache(section)
+    assert not why_no_text_cache(DataSection(templates=["a photo of [trigger]"]))
 
 
 @quick

@@ -144,15 +144,6 @@ def test_validation_shows_every_item_once_without_chance():
     assert all(fit_of(items[draw.item], draw) == items[draw.item].fit and not draw.flip for draw in draws)
 
 
-def test_class_images_are_items_with_a_weight_and_settings_of_their_own():
-    own = plan_items(samples(3, caption="dog"), DataSection(trigger="ohwx", repeats=2), [512])
-    prior = plan_items(samples(6, caption="dog"), DataSection(), [512], weight=0.5)
-    items = own + prior
-    draws = [draw for batch in epoch_batches(items, 2, 0, 0) for draw in batch]
-    shown = Counter((caption_of(items[draw.item], draw), items[draw.item].weight) for draw in draws)
-    assert shown == {("ohwx, dog", 1.0): 6, ("dog", 0.5): 6}
-
-
 def test_needed_captions_are_the_composed_ones_and_the_empty_one():
     items = plan_items(samples(4, caption="dog"), DataSection(trigger="ohwx"), [256, 512])
     assert captions_of(items) == ("", "ohwx, dog")
@@ -167,6 +158,11 @@ def test_chunks_hold_captions_whose_trigger_comes_in_front():
     assert max_chunks(items, words) == 1
     thinned = plan_items(samples(1, caption=caption), DataSection(trigger="ohwx", tag_dropout=0.1), [512])
     assert max_chunks(thinned, words) == 2
+
+
+def test_chunks_hold_the_longest_template():
+    section = DataSection(templates=["short", "word " * 80, "middle"])
+    assert max_chunks(plan_items(samples(1), section, [512]), lambda text: len(text.split())) == 2
 
 
 def test_small_images_are_reported():

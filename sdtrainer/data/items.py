@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .buckets import CENTER, Fit, Size, Table, assign, fit, table_for
-from .captions import chunks_needed, compose
+from .captions import chunks_needed, compose, variants
 from .census import Problem, Sample
 from .section import DataSection
 
@@ -24,7 +24,8 @@ VISIBLE_ENLARGEMENT = 1.5
 class Item:
     """One image at one resolution, with the settings it is shown by. `weight` multiplies its loss.
 
-    `fit` is its centre crop; `section` says how its caption, crop and mirroring vary.
+    `fit` is its centre crop; `section` says how its caption, crop and mirroring vary. A class image has no
+    `repeats`: all of them together are shown as often as all the others together, in turn.
     """
 
     sample: Sample
@@ -37,6 +38,10 @@ class Item:
     @property
     def bucket(self) -> Size:
         return self.fit.size
+
+    @property
+    def is_class_image(self) -> bool:
+        return self.repeats == 0
 
     @property
     def flips(self) -> tuple[bool, ...]:
@@ -66,14 +71,11 @@ Order = Iterable[list[Draw]]
 
 
 def plan_items(
-    samples: Sequence[Sample], section: DataSection, resolutions: Sequence[int], weight: float = 1.0
+    samples: Sequence[Sample], section: DataSection, resolutions: Sequence[int]
 ) -> tuple[Item, ...]:
-    """Return every image once per resolution.
-
-    Class images of prior preservation are more items, with a weight.
-    """
+    """Return every image once per resolution. Class images are more items, made in `prior`."""
     tables = [table_for(resolution, section) for resolution in resolutions]
-    return tuple(_item(sample, section, table, weight) for table in tables for sample in samples)
+    return tuple(_item(sample, section, table) for table in tables for sample in samples)
 
 
 def item_problems(items: Iterable[Item]) -> Iterator[Problem]:
@@ -90,20 +92,34 @@ def item_problems(items: Iterable[Item]) -> Iterator[Problem]:
 
 
 def bucket_counts(items: Iterable[Item]) -> dict[Size, int]:
-    """Return how many showings per epoch fall into each bucket, narrowest bucket first."""
+    """Return how many showings per epoch fall into each bucket, narrowest bucket first; no class images."""
     counts: dict[Size, int] = defaultdict(int)
     for item in items:
-        counts[item.bucket] += item.repeats
+        if not item.is_class_image:
+            counts[item.bucket] += item.repeats
     return dict(sorted(counts.items()))
 
 
 def num_batches(items: Sequence[Item], batch_size: int, world: int = 1) -> int:
     """Return how many batches an epoch has for each of `world` processes."""
-    return math.ceil(sum(math.ceil(n / batch_size) for n in bucket_counts(items).values()) / world)
+    return math.ceil(_num_batches(items, batch_size) / world)
+
+
+def _num_batches(items: Sequence[Item], batch_size: int) -> int:
+    """The most batches that an epoch can need: its class images fall into other buckets each time."""
+    counts = bucket_counts(items)
+    batches = sum(math.ceil(n / batch_size) for n in counts.values())
+    left = sum(counts.values()) if any(item.is_class_image for item in items) else 0
+    buckets = {item.bucket for item in items if item.is_class_image}
+    for fills in sorted(-counts.get(bucket, 0) % batch_size + 1 for bucket in buckets):
+        if fills <= left:  # one more than the bucket's last batch has room for begins another
+            batches, left = batches + 1, left - fills
+    return batches + left // batch_size
 
 
 def epoch_batches(items: Sequence[Item], batch_size: int, seed: int, epoch: int) -> list[list[Draw]]:
-    """Return the batches of one epoch: every item as often as its repeats, each batch of one bucket.
+    """Return the batches of one epoch: every item as often as its repeats, each batch of one bucket, and as
+    many class images again.
 
     A bucket's last batch may be smaller than the others: no image is left out.
     """
@@ -111,12 +127,41 @@ def epoch_batches(items: Sequence[Item], batch_size: int, seed: int, epoch: int)
     by_bucket: dict[Size, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
         by_bucket[item.bucket] += [index] * item.repeats
+    for index in class_turns(items, seed, epoch):
+        by_bucket[items[index].bucket].append(index)
     batches = []
     for indices in by_bucket.values():
         rng.shuffle(indices)
         draws = [_draw(items, index, rng) for index in indices]
         batches += [draws[start : start + batch_size] for start in range(0, len(draws), batch_size)]
     rng.shuffle(batches)
+    return _divided(batches, _num_batches(items, batch_size))
+
+
+def class_turns(items: Sequence[Item], seed: int, epoch: int) -> list[int]:
+    """Return the class images of an epoch by their index: as many as there are showings of other images.
+
+    Every class image has had its turn before any comes again, in a new order each round.
+    """
+    images = [index for index, item in enumerate(items) if item.is_class_image]
+    if not images:
+        return []
+    count = sum(item.repeats for item in items)
+    first_round, start = divmod(epoch * count, len(images))
+    rounds = math.ceil((start + count) / len(images))
+    turns = []
+    for number in range(first_round, first_round + rounds):
+        turns += random.Random(f"class images {seed} {number}").sample(images, len(images))
+    return turns[start : start + count]
+
+
+def _divided(batches: list[list[Draw]], count: int) -> list[list[Draw]]:
+    """Halve the largest batches until there are `count`: all epochs are of one length."""
+    while len(batches) < count:
+        place = max(range(len(batches)), key=lambda index: len(batches[index]))
+        batch = batches[place]
+        half = math.ceil(len(batch) / 2)
+        batches[place : place + 1] = [batch[:half], batch[half:]]
     return batches
 
 
@@ -176,20 +221,22 @@ def captions_of(items: Iterable[Item]) -> tuple[str, ...]:
 def max_chunks(items: Iterable[Item], count_tokens: Callable[[str], int]) -> int:
     """Return the chunks of 75 tokens that hold every caption of a run, shuffled or thinned ones too.
 
-    Chance never adds a word but the trigger, which may come in front when the tag that had it is dropped.
+    Chance chooses the template, and never adds a word but the trigger, which may come in front when the tag
+    that had it is dropped.
     """
-    return chunks_needed({_longest_caption(item) for item in items}, count_tokens)
+    return chunks_needed({caption for item in items for caption in _longest_captions(item)}, count_tokens)
 
 
-def _longest_caption(item: Item) -> str:
+def _longest_captions(item: Item) -> Iterator[str]:
     trigger = item.section.trigger
-    return f"{trigger}, {item.caption}" if item.section.tag_dropout and trigger else item.caption
+    for caption in variants(item.sample.caption, item.section, item.sample.class_word):
+        yield f"{trigger}, {caption}" if item.section.tag_dropout and trigger else caption
 
 
-def _item(sample: Sample, section: DataSection, table: Table, weight: float) -> Item:
+def _item(sample: Sample, section: DataSection, table: Table) -> Item:
     bucket = assign(sample.width, sample.height, table, section.upscale)
     cut = fit(sample.width, sample.height, bucket)
-    return Item(sample, section, table.resolution, cut, sample.repeats * section.repeats, weight)
+    return Item(sample, section, table.resolution, cut, sample.repeats * section.repeats)
 
 
 def _draw(items: Sequence[Item], index: int, rng: random.Random) -> Draw:

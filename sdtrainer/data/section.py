@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import ValidationInfo, field_validator
 
 from ..section import Section, knob
+from . import templates
 
 CaptionSource = Literal["auto", "sidecar", "metadata", "file name", "folder name", "none"]
 Switch = Literal["auto", "on", "off"]
@@ -49,6 +50,14 @@ class DataSection(Section):
         "Caption suffix",
         "Text after every caption; a long one pushes the caption towards the end of what the model reads.",
         max_length=1000,
+    )
+    templates: list[str] = knob(
+        [],
+        "Caption templates",
+        "Sentences around what is taught, one per line, drawn at random: [trigger] stands for the trigger"
+        " word, [caption] for the image's own caption, a line subject or style for a built-in list; empty"
+        " leaves captions as they are.",
+        lines=3,
     )
     shuffle_tags: bool = knob(
         False,
@@ -215,4 +224,7 @@ def why_no_text_cache(section: DataSection) -> str:
     """Say why these settings rule out cached captions; empty if they do not."""
     if section.shuffle_tags:
         return "shuffled tags make another caption each time"
-    return "dropped tags make another caption each time" if section.tag_dropout else ""
+    if section.tag_dropout:
+        return "dropped tags make another caption each time"
+    several = len(templates.lines(section.templates)) > 1
+    return "several templates make another caption each time" if several else ""
