@@ -16,7 +16,7 @@ from . import anatomy, families, optim
 from .anatomy import Block
 from .diffusion import Schedule
 from .methods import method_of
-from .plan import PHASES, Phase, Plan
+from .plan import PHASES, Phase, Placement, Plan
 from .seams import Facts, LearningRates, Parts, Precision
 from .section import Section
 
@@ -60,9 +60,7 @@ def estimate(plan: Plan) -> Ledger:
     rows = []
     for place in plan.placements:
         if place.device == plan.device:
-            trained = _count_of(counts.trained.get(place.part, ()))
-            weights = counts.base[place.part] * _BYTES[place.precision] + 4 * trained
-            rows.append(Row(place.part, place.phase, "weights", weights))
+            rows.append(Row(place.part, place.phase, "weights", _weights(counts, place)))
     for part, shapes in counts.trained.items():
         rows += _training_rows(part, shapes, plan)
     trained = sum(_count_of(shapes) for shapes in counts.trained.values())
@@ -74,9 +72,12 @@ def estimate(plan: Plan) -> Ledger:
 
 @dataclass(frozen=True)
 class _Counts:
-    """`base` is the number of parameters of each part; `trained` the shapes of the trained tensors."""
+    """`base` is the number of parameters of each part as loaded, `frozen` of those that the method leaves as
+    they are; `trained` the shapes of the trained tensors, be they beside the base's or in their place.
+    """
 
     base: dict[str, int]
+    frozen: dict[str, int]
     trained: dict[str, tuple[tuple[int, ...], ...]]
     exported: dict[str, int]
     blocks: tuple[Block, ...]
@@ -112,8 +113,22 @@ def _count(subject: _Subject) -> _Counts:
         part: tuple(tuple(p.shape) for p in module.parameters() if p.requires_grad)
         for part, module in modules.items()
     }
+    frozen = {
+        part: sum(p.numel() for p in module.parameters() if not p.requires_grad)
+        for part, module in modules.items()
+    }
     sizes = {precision: method.exported_bytes(parts, section, precision) for precision in _BYTES}
-    return _Counts(base, trained, sizes, anatomy.blocks(whole, anatomy.count(modules, trained_only=True)))
+    return _Counts(
+        base, frozen, trained, sizes, anatomy.blocks(whole, anatomy.count(modules, trained_only=True))
+    )
+
+
+def _weights(counts: _Counts, place: Placement) -> int:
+    """Trained weights are fp32 from when the method is attached, which is after the caches are filled."""
+    if place.phase == "cache":
+        return counts.base[place.part] * _BYTES[place.precision]
+    trained = _count_of(counts.trained[place.part])
+    return counts.frozen[place.part] * _BYTES[place.precision] + 4 * trained
 
 
 def _training_rows(part: str, shapes: tuple[tuple[int, ...], ...], plan: Plan) -> list[Row]:
