@@ -187,7 +187,8 @@ class Method(Protocol):
     """One way of fine-tuning. Its settings are a Section whose `kind` names it.
 
     `formats` are the words of `export.formats` that it can write, the usual first; `lrs` are its learning
-    rates by goal, taken where `optim.lr` is 0.
+    rates by goal, taken where `optim.lr` is 0. Implementations inherit from this class, and so the answers of
+    a method that adds no words and no term to the loss.
     """
 
     kind: str
@@ -205,6 +206,22 @@ class Method(Protocol):
 
         Without effect on what the model draws, until they are trained.
         """
+
+    def words(self, section: Section) -> tuple[str, ...]:
+        """Return the new words that it makes: captions must hold one, the first is the usual trigger word."""
+        return ()
+
+    def add_words(self, parts: Parts, section: Section) -> None:
+        """Make its words known to tokenizers and placeholders; the modules need not be there yet.
+
+        Raises:
+            UserError: a word means something already.
+        """
+        return None
+
+    def penalty(self, parts: Parts, section: Section) -> torch.Tensor | None:
+        """Return a term that is added to the loss once a step, a single number, or None."""
+        return None
 
     def detach(self, parts: Parts, section: Section) -> None:
         """Undo `attach`: what it added is gone, what it made trainable is frozen."""

@@ -10,7 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..seams import DENOISER, GOALS, Card, ExportOrder, Facts, LearningRates, ParamGroup, Parts, Precision
+from ..seams import (
+    DENOISER,
+    GOALS,
+    Card,
+    ExportOrder,
+    Facts,
+    LearningRates,
+    Method,
+    ParamGroup,
+    Parts,
+    Precision,
+)
 from ..section import knob
 from . import adapter
 
@@ -57,7 +68,7 @@ class LoraSection(adapter.AdapterSection):
     )
 
 
-class Lora:
+class Lora(Method):
     kind = "lora"
     title = "LoRA"
     Section = LoraSection
