@@ -196,8 +196,8 @@ def test_broken_images_are_reported_and_left_out(folder, tmp_path, cache):
     content = (folder / "cat.png").read_bytes()
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "good.png").write_bytes(content)
-    for name in ("cut.png", "cut copy.png"):
-        (tmp_path / "set" / name).write_bytes(content[: len(content) // 2])
+    for name in ("cut.png", "cut copy.png"):  # the end is there, what is before it is not
+        (tmp_path / "set" / name).write_bytes(content[: len(content) // 2] + content[-12:])
     Image.new("RGB", (64, 64)).save(tmp_path / "set" / "gone.png")
     items = items_of(tmp_path / "set", (64,), flip=True)
     (tmp_path / "set" / "gone.png").unlink()

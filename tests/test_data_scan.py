@@ -227,12 +227,23 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
     assert links == {"out.png", "a.txt", "folder", "loop", "nowhere.png"}
 
 
-def test_truncated_image_passes_the_scan_and_fails_verification(tmp_path):
-    good = picture(tmp_path / "good.jpg", (200, 200))
-    (tmp_path / "cut.jpg").write_bytes(good.read_bytes()[:-300])
-    cut, whole = scan(tmp_path, AUTO).samples
-    problem = verify(cut)
-    assert problem and (problem.file, problem.kind, problem.level) == ("cut.jpg", "truncated", "skipped")
+@pytest.mark.parametrize("extension", ["jpg", "png"])
+def test_an_image_that_is_cut_short_is_named_by_the_scan(tmp_path, extension):
+    whole = picture(tmp_path / f"whole.{extension}", (200, 200)).read_bytes()
+    (tmp_path / f"cut.{extension}").write_bytes(whole[:-300])
+    (tmp_path / f"with notes.{extension}").write_bytes(whole + b"notes" * 100)
+    census = scan(tmp_path, AUTO)
+    assert set(captions(census)) == {f"whole.{extension}", f"with notes.{extension}"}
+    assert (f"cut.{extension}", "truncated", "skipped") in kinds(census)
+
+
+def test_damage_inside_passes_the_scan_and_fails_verification(tmp_path):
+    good = picture(tmp_path / "good.png", (200, 200))
+    content = good.read_bytes()
+    (tmp_path / "bad.png").write_bytes(content[:60] + b"\0" * 40 + content[100:])
+    bad, whole = scan(tmp_path, AUTO).samples
+    problem = verify(bad)
+    assert problem and (problem.file, problem.level) == ("bad.png", "skipped")
     assert verify(whole) is None
 
 

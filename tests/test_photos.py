@@ -49,6 +49,7 @@ def test_photographs_of_every_kind_train_in_buckets_and_are_left_alone(
     happened = trainer.run(folder)
     assert isinstance(happened[-1], Finished)
     assert any("a broken cat.jpg" in event.text for event in happened if isinstance(event, Said))
+    assert not any("a broken cat.jpg" in sample.path for sample in load(folder).census.samples)
     draft = load(folder)
     assert draft is not None
     shapes = {s.path: (s.width, s.height) for s in draft.census.samples}

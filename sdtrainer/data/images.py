@@ -6,6 +6,7 @@ Owns every call into Pillow's decoders. `read_header` decodes nothing; `open_rgb
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,11 @@ MOVING_FORMATS = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
 """Formats whose further frames are worth a warning; those of an MPO are previews of one photo."""
 
 
+ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
+"""How a whole file of a format ends: ITU T.81 B.1.1.3 (EOI), PNG 11.2.5 (IEND)."""
+TAIL_BYTES = 4096
+
+
 class BadImage(UserError):
     """An image that cannot be used; `kind` says why."""
 
@@ -85,11 +91,17 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Return the header without decoding. Raises BadImage."""
+    """Return the header without decoding, unless the file does not end as its format does: then the pixels
+    must be there.
+
+    Raises: BadImage.
+    """
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size[::-1] if _turn(image) in SWAPPING else image.size
             is_animated = image.format in MOVING_FORMATS and bool(getattr(image, "is_animated", False))
+            if not _ends_well(path, image.format or ""):
+                image.load()
             return Header(width, height, image.format or "", is_animated)
     except Exception as error:  # Pillow's decoders raise nearly anything on corrupt files
         raise bad_image(path, error) from error
@@ -155,6 +167,16 @@ def bad_image(path: Path, error: Exception) -> BadImage:
     if isinstance(error, UnidentifiedImageError):
         return BadImage("undecodable", f"{name} is no image that can be read.", "Save it as PNG or JPEG.")
     return BadImage("undecodable", f"{name} cannot be decoded ({error}).", "Save it anew as PNG or JPEG.")
+
+
+def _ends_well(path: Path, format_: str) -> bool:
+    """Whether the end mark of the format is among the last bytes; some programs write notes behind it."""
+    mark = ENDS.get(format_)
+    if mark is None:
+        return True
+    with path.open("rb") as file:
+        file.seek(-min(TAIL_BYTES, path.stat().st_size), os.SEEK_END)
+        return mark in file.read()
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

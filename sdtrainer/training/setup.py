@@ -177,6 +177,9 @@ def _stores(plan: Plan, parts: Parts, cache: Cache) -> _Stores:
 def _loader(census: Census, making: _Making, section: DataSection) -> Generator[Event, None, Loader]:
     """Fill the caches for these images; returns the Loader of those that could be read."""
     plan, stores, accelerator = making.plan, making.stores, making.accelerator
+    for problem in census.problems:
+        if problem.level == "skipped":
+            yield Said("warning", f"{problem.file} is left out: {problem.sentence}")
     items = plan_items(census.samples, section, plan.resolutions)
     mine = items[accelerator.process_index :: accelerator.num_processes]
     if plan.cache_latents:
