@@ -187,8 +187,9 @@ class Method(Protocol):
     """One way of fine-tuning. Its settings are a Section whose `kind` names it.
 
     `formats` are the words of `export.formats` that it can write, the usual first; `lrs` are its learning
-    rates by goal, taken where `optim.lr` is 0. Implementations inherit from this class, and so the answers of
-    a method that adds no words and no term to the loss.
+    rates by goal, taken where `optim.lr` is 0. `starts_as_base`: before the first step the model draws
+    exactly as the base does. Implementations inherit from this class, and so the answers of a method that
+    starts as the base, adds no words and no term to the loss.
     """
 
     kind: str
@@ -197,6 +198,7 @@ class Method(Protocol):
     card: Card
     formats: tuple[str, ...]
     lrs: Mapping[Goal, LearningRates]
+    starts_as_base: bool = True
 
     def suits(self, section: Section, facts: Facts) -> None:
         """Raise UserError if these settings cannot work on this base, naming setting and remedy."""
@@ -204,7 +206,7 @@ class Method(Protocol):
     def attach(self, parts: Parts, section: Section, lrs: LearningRates) -> list[ParamGroup]:
         """Make the chosen weights trainable (fp32) and return them grouped by learning rate.
 
-        Without effect on what the model draws, until they are trained.
+        Without effect on what the model draws until they are trained, where `starts_as_base`.
         """
 
     def words(self, section: Section) -> tuple[str, ...]:
