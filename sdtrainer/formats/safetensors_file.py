@@ -95,7 +95,7 @@ def write(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    stored = {name: _stored(name, tensor, precision) for name, tensor in tensors.items()}
+    stored = {name: as_stored(name, tensor, precision) for name, tensor in tensors.items()}
 
     def put(part: Path) -> None:
         bare = part.with_name(part.name + ".bare")
@@ -124,7 +124,7 @@ def _header(file: BinaryIO, size: int) -> tuple[dict, int]:
     return header, 8 + length
 
 
-def _stored(name: str, tensor: torch.Tensor, precision: Precision) -> torch.Tensor:
+def as_stored(name: str, tensor: torch.Tensor, precision: Precision) -> torch.Tensor:
     """On the CPU, in its own memory, in the precision of the file; single numbers in fp32."""
     import torch
 
