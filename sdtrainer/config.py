@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Union
 
 import tomlkit
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from . import files
+from .data.prior import PriorSection
 from .data.section import DataSection
 from .diffusion import NoiseSection
 from .families import BaseSection
@@ -31,10 +32,15 @@ RENAMED: Mapping[int, Mapping[str, str]] = {}
 """Renames by the schema that they ended: {1: {"train.old": "train.new"}} is for schema 1 and before."""
 
 
-# built from the list of methods
-MethodSection = Annotated[Union[method_sections()], Field(discriminator="kind")]  # noqa: UP007
-if len(method_sections()) == 1:
-    MethodSection = method_sections()[0]  # type: ignore[misc]
+def _kind_of(given: Any) -> Any:
+    """The kind of method that is meant; left unsaid, the first."""
+    return given.get("kind", METHODS[0]) if isinstance(given, Mapping) else getattr(given, "kind", METHODS[0])
+
+
+MethodSection = Annotated[  # built from the list of methods
+    Union[tuple(Annotated[s, Tag(kind)] for kind, s in zip(METHODS, method_sections(), strict=True))],  # noqa: UP007
+    Discriminator(_kind_of),
+]
 
 
 class Config(Section):
@@ -44,6 +50,7 @@ class Config(Section):
     run: RunSection = RunSection()
     base: BaseSection = BaseSection()
     data: DataSection = DataSection()
+    prior: PriorSection = PriorSection()
     method: MethodSection = method_sections()[0]()
     train: TrainSection = TrainSection()
     optim: OptimSection = OptimSection()
@@ -184,12 +191,14 @@ def _toml_value(text: str) -> Any:
 
 
 def _user_error(error: ErrorDetails, values: Mapping[str, Any], source: str, text: str) -> UserError:
-    names = [str(part) for part in error["loc"] if not _is_tag(part, error["loc"])]
+    names = [str(part) for index, part in enumerate(error["loc"]) if not (index == 1 and part in METHODS)]
     path = ".".join(names[:2])
+    if error["type"] == "union_tag_invalid":
+        path, error["input"] = "method.kind", error["input"]["kind"]
     place = _place(path, values, source, text)
     if error["type"] == "extra_forbidden":
-        return UserError(f"{place}There is no setting '{path}'.", _similar(path), path)
-    if len(names) == 1 and path in Config.model_fields and "union_tag" not in error["type"]:
+        return UserError(f"{place}There is no setting '{path}'.", _similar(path, error["loc"]), path)
+    if len(names) == 1 and path in Config.model_fields and error["type"] != "union_tag_invalid":
         hint = f"Write its settings below a line [{path}]."
         return UserError(f"{place}'{path}' is a section, not a setting.", hint, path)
     title, allowed = _declared(path, error["loc"])
@@ -209,11 +218,6 @@ def _declared(path: str, location: tuple[Any, ...]) -> tuple[str, str]:
 def _short(value: Any) -> str:
     text = "a table" if isinstance(value, Mapping) else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _is_tag(part: Any, location: tuple[Any, ...]) -> bool:
-    """pydantic puts the union member's tag into the location: ('method', 'lora', 'rank')."""
-    return len(location) > 2 and location[0] == "method" and part == location[1]
 
 
 def _place(path: str, values: Mapping[str, Any], source: str, text: str) -> str:
@@ -244,9 +248,12 @@ def _line(text: str, path: str) -> str:
     return f", line {lines[0]}" if lines else ""
 
 
-def _similar(path: str) -> str:
+def _similar(path: str, location: tuple[Any, ...]) -> str:
     import difflib
 
-    known = [k.path for k in knobs()] if "." in path else list(Config.model_fields)
+    others = [k.kind for k in knobs() if k.path == path]
+    if others:
+        return f"It belongs to {' and '.join(others)}: remove it, or choose that method."
+    known = [k.path for k in knobs() if k.kind in ("", *location)] if "." in path else [*Config.model_fields]
     close = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
     return f"Did you mean '{close[0]}'?" if close else "Run 'show' for all settings."

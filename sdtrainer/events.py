@@ -32,9 +32,9 @@ class RunStarted(Event):
 
 @dataclass(frozen=True)
 class PhaseBegan(Event):
-    """load, cache, train, sample or export; `what` is a sentence for the user."""
+    """load, prior (drawing class images), cache, train, sample or export; `what` is a sentence to show."""
 
-    phase: Literal["load", "cache", "train", "sample", "export"]
+    phase: Literal["load", "prior", "cache", "train", "sample", "export"]
     what: str
 
 

@@ -49,6 +49,12 @@ class OptimSection(Section):
         ge=0.0,
         le=10.0,
     )
+    text_encoder_until: Duration = knob(
+        "100%",
+        "Text encoder learns until",
+        "After this time the text encoder stays as it is and only the denoiser learns on: a trained text "
+        "encoder is the first to learn by heart, and without it steps are faster.",
+    )
     name: Literal["auto", OptimizerName] = knob(
         "auto",
         "Optimizer",
@@ -247,10 +253,14 @@ def build(row: Optimizer, groups: Sequence[ParamGroup], section: OptimSection) -
     return optimizer
 
 
-def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> dict[str, float]:
-    """Set every group to `factor` times its full rate; return the rates by group name."""
+def set_lr(
+    optimizer: torch.optim.Optimizer, factor: float, resting: tuple[str, ...] = ()
+) -> dict[str, float]:
+    """Set every group to `factor` times its full rate, or 0 where its name begins with a word of `resting`;
+    return the rates by group name.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = factor * group["base_lr"]
+        group["lr"] = 0.0 if group["name"].startswith(resting) else factor * group["base_lr"]
     return {group["name"]: group["lr"] for group in optimizer.param_groups}
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal
 
-from . import diffusion, optim
+from . import diffusion
 from .config import Config
-from .data import captions, items
+from .data import items, prior
 from .data.census import Census
 from .data.section import why_no_latent_cache, why_no_text_cache
 from .hardware import GIB, Machine
@@ -57,7 +57,11 @@ class Placement:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps are optimizer steps. `micro_batches` counts one process's batches of one epoch."""
+    """Steps are optimizer steps. `micro_batches` counts one process's batches of one epoch.
+
+    `images_per_epoch` counts showings; class images, if there are any, have as many again. From step
+    `encoder_steps` on no text encoder learns.
+    """
 
     config: Config
     facts: Facts
@@ -75,11 +79,13 @@ class Plan:
     accumulation: int
     num_images: int
     num_validation: int
+    num_class_images: int
     images_per_epoch: int
     micro_batches: int
     steps_per_epoch: int
     total_steps: int
     warmup_steps: int
+    encoder_steps: int
     sample_every: int
     checkpoint_every: int
     validate_every: int
@@ -102,6 +108,11 @@ class Plan:
         return self.epochs * self.images_per_epoch / self.num_images
 
     @property
+    def encoder_groups(self) -> tuple[str, ...]:
+        """What the names of the text encoders' learning rates begin with."""
+        return tuple(encoder.replace("_", " ") for encoder in self.facts.encoders)
+
+    @property
     def trained_parts(self) -> tuple[str, ...]:
         return tuple(p.part for p in self.placements if p.phase == "train" and p.is_trainable)
 
@@ -111,9 +122,21 @@ class Plan:
     def revised(self, **changes: Any) -> Plan:
         return replace(self, revision=self.revision + 1, **changes)
 
+    def longer(self, steps: int) -> Plan:
+        """Return the plan with so many more steps; a text encoder that learns to the end still does."""
+        total = self.total_steps + steps
+        learns_on = self.encoder_steps == self.total_steps
+        return self.revised(total_steps=total, encoder_steps=total if learns_on else self.encoder_steps)
+
 
 def resolve(
-    config: Config, facts: Facts, census: Census, validation: Census | None, machine: Machine, chunks: int = 1
+    config: Config,
+    facts: Facts,
+    census: Census,
+    validation: Census | None,
+    machine: Machine,
+    chunks: int = 1,
+    class_images: Census | None = None,
 ) -> Plan:
     """Decide everything.
 
@@ -136,6 +159,7 @@ def resolve(
         "data.cache_latents", config.data.cache_latents, why_no_latent_cache(config.data), choices
     )
     chosen = items.plan_items(census.samples, config.data, resolutions)
+    chosen += prior.class_items(class_images, config.prior, config.data, resolutions)
     batch, accumulation = config.train.batch_size, config.optim.accumulation
     micro_batches = items.num_batches(chosen, batch, machine.processes)
     per_epoch = Fraction(micro_batches, accumulation)  # rounded here, ten epochs would grow to many more
@@ -145,7 +169,7 @@ def resolve(
     def every(duration: str) -> int:
         return steps_of(duration, per_epoch, total)
 
-    plan = Plan(
+    return Plan(
         config=config,
         facts=facts,
         device=machine.device,
@@ -162,12 +186,14 @@ def resolve(
         accumulation=accumulation,
         num_images=len(census.samples),
         num_validation=len(validation.samples) if validation else 0,
+        num_class_images=len(class_images.samples) if class_images else 0,
         images_per_epoch=sum(item.repeats for item in chosen),
         micro_batches=micro_batches,
         steps_per_epoch=math.ceil(per_epoch),
         total_steps=total,
         first_total_steps=total,
         warmup_steps=every(config.optim.warmup),
+        encoder_steps=_encoder_steps(every(config.optim.text_encoder_until), total, trained, facts),
         sample_every=every(config.sample.every),
         checkpoint_every=every(config.checkpoint.every),
         validate_every=every(config.train.validate_every) if validation else 0,
@@ -175,7 +201,11 @@ def resolve(
         placements=_placements(facts, machine, precision, trained, checkpointing, cache_text, cache_latents),
         choices=tuple(choices.made),
     )
-    return replace(plan, advice=tuple(_advice(plan, census)))
+
+
+def resolutions_of(config: Config, facts: Facts) -> tuple[int, ...]:
+    """Return the sizes trained at: those asked for, else the model's own."""
+    return config.train.resolutions or (facts.resolution,)
 
 
 class _Choices:
@@ -239,9 +269,29 @@ def _optimizer(config: Config, machine: Machine, choices: _Choices) -> str:
     return choices.make("optim.name", "adamw", "there is memory enough for the exact optimizer")
 
 
+def _encoder_steps(steps: int, total: int, trained: tuple[str, ...], facts: Facts) -> int:
+    learning = [part for part in trained if part in facts.encoders]
+    path = "optim.text_encoder_until"
+    if learning and not steps:
+        raise UserError(
+            "Text encoder learns until: 0 steps, so that it never learns.",
+            "Give it a part of the run, or choose not to train it.",
+            path,
+        )
+    if len(learning) == len(trained) and steps < total:
+        raise UserError(
+            f"Text encoder learns until: step {steps} of {total}, and nothing else is trained here.",
+            "Write 100%.",
+            path,
+        )
+    return min(steps, total) if learning else total
+
+
 def _resolutions(config: Config, facts: Facts, choices: _Choices) -> tuple[int, ...]:
-    why = f"{facts.title} was made for {facts.resolution} px"
-    return config.train.resolutions or (choices.make("train.resolution", facts.resolution, why),)
+    if not config.train.resolutions:
+        why = f"{facts.title} was made for {facts.resolution} px"
+        choices.make("train.resolution", facts.resolution, why)
+    return resolutions_of(config, facts)
 
 
 def _checkpointing(config: Config, machine: Machine, resolutions: tuple[int, ...], choices: _Choices) -> bool:
@@ -297,37 +347,6 @@ def _placements(
         for phase in PHASES
         for part in facts.parts
     )
-
-
-def _advice(plan: Plan, census: Census) -> list[Advice]:
-    config = plan.config
-    found = [Advice(text) for text in optim.warnings(optim.find(plan.optimizer), config.optim)]
-    found += [Advice(text) for text in diffusion.warnings(config.noise, plan.facts.prediction_type)]
-    if plan.num_images < 5:
-        found.append(
-            Advice(f"Only {plan.num_images} images: results will be narrow; 10-20 varied ones are better.")
-        )
-    if not config.sample.prompts:
-        prompt = captions.compose("", config.data, None) or "a picture"
-        found.append(
-            Advice("No sample prompts: you will not see what is learnt.", {"sample.prompts": [prompt]})
-        )
-    if not any(s.caption.strip() for s in census.samples) and not config.data.trigger:
-        found.append(Advice("No captions and no trigger word: nothing will call up what is learnt."))
-    if plan.chunks > 1:
-        found.append(
-            Advice(f"The longest caption fills {plan.chunks} windows of 75 tokens; all of it is used.")
-        )
-    if plan.showings > 400:
-        found.append(Advice(f"Every image is shown {plan.showings:.0f} times: it may be learnt by heart."))
-    small = [s for s in census.samples if min(s.width, s.height) < 0.5 * max(plan.resolutions)]
-    if small:
-        found.append(
-            Advice(
-                f"{len(small)} images are much smaller than {max(plan.resolutions)} px and will look soft."
-            )
-        )
-    return found
 
 
 def output_names(plan: Plan) -> tuple[str, ...]:

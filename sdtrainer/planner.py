@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import TypeAdapter
 
 from . import families, files, plan
+from .advice import advise
 from .config import Config
+from .data import prior
 from .data.census import Census, split
 from .data.items import max_chunks, plan_items
 from .data.overlay import overlay_for
@@ -25,13 +31,22 @@ from .workspace import RunFolder, Workspace
 STARTER_IMAGES, STARTER_HELD_OUT = ASSETS / "starter-images", ASSETS / "starter-held-out"
 
 
+class Found(NamedTuple):
+    """The images that lie in the folders of a config; `class_images` are the user's own."""
+
+    census: Census
+    validation: Census | None
+    class_images: Census | None
+
+
 @dataclass(frozen=True)
 class Draft:
-    """A plan with what it was made from."""
+    """A plan with what it was made from. Class images that are drawn need not be there yet."""
 
     facts: Facts
     census: Census
     validation: Census | None
+    class_images: Census | None
     plan: Plan
 
 
@@ -44,28 +59,62 @@ def draft(
         UserError: names the setting that stands in the way.
     """
     facts = families.recognise(config.base)
-    census, validation = look(config, workspace)
-    chunks = _chunks(config, (census, validation), count_tokens) if count_tokens else 1
-    return Draft(facts, census, validation, plan.resolve(config, facts, census, validation, machine, chunks))
+    return decide(config, facts, look(config, workspace), workspace, machine, count_tokens)
 
 
-def look(config: Config, workspace: Workspace) -> tuple[Census, Census | None]:
-    """Scan the training images and, if any are held out, the validation images."""
+def decide(
+    config: Config,
+    facts: Facts,
+    found: Found,
+    workspace: Workspace,
+    machine: Machine,
+    count_tokens: Callable[[str], int] | None = None,
+) -> Draft:
+    """Decide, with what was found already. Raises UserError."""
+    census, validation, class_images = found
+    if config.prior.is_on and class_images is None:
+        side = max(plan.resolutions_of(config, facts))
+        class_images = prior.drawn(config.prior, side, class_image_folder(config, facts, workspace))
+    chunks = _chunks(config, (census, validation), class_images, count_tokens) if count_tokens else 1
+    made = plan.resolve(config, facts, census, validation, machine, chunks, class_images)
+    made = dataclasses.replace(made, advice=advise(made, census))
+    return Draft(made.facts, census, validation, class_images, made)
+
+
+def look(config: Config, workspace: Workspace) -> Found:
+    """Scan the training images, the validation images if any are held out, and own class images."""
     data = config.data
     if not data.folder:
         raise UserError(
             "Images: no folder is chosen.", "Choose the folder with your pictures.", "data.folder"
         )
-    census = _scan(data.folder, config, workspace)
+    census, validation = _scan(data.folder, config, workspace), None
     if data.validation_folder:
-        return census, _scan(data.validation_folder, config, workspace)
-    training, held_out = split(census, data.validation_split)
-    return training, held_out if held_out.samples else None
+        validation = _scan(data.validation_folder, config, workspace, "data.validation_folder")
+    else:
+        census, held_out = split(census, data.validation_split)
+        validation = held_out if held_out.samples else None
+    if not config.prior.folder:
+        return Found(census, validation, None)
+    own = _scan(config.prior.folder, config, workspace, "prior.folder")
+    return Found(census, validation, prior.captioned(own, config.prior))
+
+
+def class_image_folder(config: Config, facts: Facts, workspace: Workspace) -> Path:
+    """Return where class images are drawn: one folder for all that makes them differ, but their number."""
+    base, drawn = config.base, config.prior
+    told = [base.prediction_type, base.clip_skip, config.noise.zero_terminal_snr]
+    told += [drawn.class_prompt.strip(), drawn.negative, drawn.steps, drawn.guidance]
+    told += [max(plan.resolutions_of(config, facts)), facts.path, *_stamps(Path(facts.path))]
+    digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+    words = re.sub(r"\W+", "-", drawn.class_prompt.lower())[:40].strip("-")
+    return workspace.class_images / "-".join(filter(None, (words, digest)))
 
 
 def save(draft_: Draft, folder: RunFolder) -> None:
     """Write census.json, then plan.json: where the plan exists, the census does."""
-    files.write_text(folder.census_file, _CENSUSES.dump_json([draft_.census, draft_.validation]).decode())
+    censuses = [draft_.census, draft_.validation, draft_.class_images]
+    files.write_text(folder.census_file, _CENSUSES.dump_json(censuses).decode())
     save_plan(draft_.plan, folder)
 
 
@@ -79,17 +128,27 @@ def load(folder: RunFolder) -> Draft | None:
         return None
     plan_ = _PLAN.validate_json(folder.plan_file.read_bytes())
     plan_ = dataclasses.replace(plan_, config=folder.config())
-    census, validation = _CENSUSES.validate_json(folder.census_file.read_bytes())
-    return Draft(plan_.facts, census, validation, plan_)
+    census, validation, class_images = _CENSUSES.validate_json(folder.census_file.read_bytes())
+    assert census is not None
+    return Draft(plan_.facts, census, validation, class_images, plan_)
 
 
 _PLAN = TypeAdapter(Plan)
 _CENSUSES = TypeAdapter(list[Census | None])
 
 
-def _scan(folder: str, config: Config, workspace: Workspace) -> Census:
+def _scan(folder: str, config: Config, workspace: Workspace, setting: str = "data.folder") -> Census:
     path = resolve_images(folder)
-    return scan(path, config.data, overlay_for(workspace.root, path))
+    try:
+        return scan(path, config.data, overlay_for(workspace.root, path))
+    except UserError as error:
+        raise UserError(error.what, error.hint, setting) from error
+
+
+def _stamps(model: Path) -> list[list[object]]:
+    """What tells a base model on disk from another that was put in its place; empty for a hub id."""
+    found = [model] if model.is_file() else sorted(path for path in model.rglob("*") if path.is_file())
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in found]
 
 
 def resolve_images(folder: str) -> Path:
@@ -99,6 +158,13 @@ def resolve_images(folder: str) -> Path:
     ).expanduser()
 
 
-def _chunks(config: Config, censuses: tuple[Census | None, ...], count_tokens: Callable[[str], int]) -> int:
+def _chunks(
+    config: Config,
+    censuses: tuple[Census | None, ...],
+    class_images: Census | None,
+    count_tokens: Callable[[str], int],
+) -> int:
     samples = [s for c in censuses if c for s in c.samples]
-    return max_chunks(plan_items(samples, config.data, (512,)), count_tokens)
+    shown = plan_items(samples, config.data, (512,))
+    shown += prior.class_items(class_images, config.prior, config.data, (512,))
+    return max_chunks(shown, count_tokens)

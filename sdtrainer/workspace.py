@@ -32,6 +32,10 @@ class Workspace:
         return self.root / "cache"
 
     @property
+    def class_images(self) -> Path:
+        return self.root / "class-images"
+
+    @property
     def uploads(self) -> Path:
         return self.root / "uploads"
 

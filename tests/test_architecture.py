@@ -26,6 +26,7 @@ ORDER = (
     "config",
     "workspace",
     "presets plan",
+    "advice",
     "planner memory",
     "sample",
     "verdict result",

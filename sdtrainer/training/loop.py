@@ -93,7 +93,10 @@ class Loop:
             schedule, self.step, plan.total_steps, plan.warmup_steps, config.restarts, config.min_lr_ratio
         )
         optimizer, accelerator = training.trained.optimizer, training.accelerator
-        self._rates = optim.set_lr(optimizer, factor * plan.lr_scale)
+        text_learns = self.step < plan.encoder_steps
+        self._rates = optim.set_lr(
+            optimizer, factor * plan.lr_scale, () if text_learns else plan.encoder_groups
+        )
         if self.step in plan.skipped:
             not_a_number = torch.full((), math.nan)
             self._unsaid.append((not_a_number, not_a_number))
@@ -108,7 +111,7 @@ class Loop:
             torch.manual_seed(seed)  # dropout
             is_last = part == plan.accumulation - 1
             with contextlib.nullcontext() if is_last else accelerator.no_sync(training.step_module):
-                share = training.step_module(batch, self._generator).mean() / plan.accumulation
+                share = training.step_module(batch, self._generator, text_learns).mean() / plan.accumulation
                 accelerator.backward(share)
             loss += share.detach()
         norm = accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm or math.inf)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 
 from .. import events, planner
 from ..events import Event, Failed, Finished, PhaseBegan, RunStarted, Saved, Suspended
@@ -36,9 +38,8 @@ def train(folder: RunFolder, workspace: Workspace, control: Control, more_steps:
     """
     draft = decide(folder, workspace)
     if more_steps:
-        plan = draft.plan.revised(total_steps=draft.plan.total_steps + more_steps)
-        planner.save_plan(plan, folder)
-        draft = planner.Draft(draft.facts, draft.census, draft.validation, plan)
+        draft = replace(draft, plan=draft.plan.longer(more_steps))
+        planner.save_plan(draft.plan, folder)
     plan = draft.plan
     saved = checkpoint.saved(folder.checkpoints)
     start = checkpoint.step_of(saved[-1]) if saved else 0
@@ -59,7 +60,11 @@ def train(folder: RunFolder, workspace: Workspace, control: Control, more_steps:
 
 def accelerator_of(plan: Plan) -> Accelerator:
     """Return accelerate's hand on mixed precision and several processes; its state is one per process."""
-    return Accelerator(mixed_precision=_MIXED[plan.precision], cpu=plan.device == "cpu")
+    # a text encoder that rests has no gradients, for which the other processes would else wait
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=plan.encoder_steps < plan.total_steps)]
+    return Accelerator(
+        mixed_precision=_MIXED[plan.precision], cpu=plan.device == "cpu", kwargs_handlers=handlers
+    )
 
 
 def record(folder: RunFolder, happenings: Iterator[Event]) -> Iterator[Event]:

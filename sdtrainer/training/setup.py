@@ -18,8 +18,9 @@ import torch
 from .. import families, optim, planner
 from ..data.cache import Cache
 from ..data.census import Census
-from ..data.items import captions_of, plan_items
+from ..data.items import Item, captions_of, plan_items
 from ..data.loading import Filling, Loader, check_images, fill_latents, fill_text, without
+from ..data.prior import class_items
 from ..data.section import DataSection
 from ..data.stores import LatentStore, TextStore
 from ..events import Event, PhaseBegan, Progress, Said
@@ -31,6 +32,7 @@ from ..sample import Sampler
 from ..seams import VAE, Conditioning, Family, Latents, Method, Parts
 from ..section import UserError
 from ..workspace import RunFolder, Workspace
+from . import class_images
 from .checkpoint import Trained
 from .feed import Feed
 from .pace import Pace
@@ -98,13 +100,20 @@ def prepare(
     if plan.config.noise.zero_terminal_snr:
         parts.schedule = parts.schedule.rescaled()
     parts.schedule = parts.schedule.to(plan.device)
+    autocast = None if plan.precision == "fp32" else DTYPES[plan.precision]
+    sampler = Sampler(family, parts, plan.device, autocast)
+    if draft.class_images is not None and not plan.config.prior.folder:
+        move_to(parts, plan, "sample")
+        yield from class_images.draw(draft.class_images, plan, sampler, accelerator)
     yield PhaseBegan("cache", "Preparing images and captions")
     move_to(parts, plan, "cache")
     making = _Making(plan, family, parts, _stores(plan, parts, Cache(workspace.cache)), accelerator)
-    loader = yield from _loader(draft.census, making, plan.config.data)
+    yield from _left_out(draft.census, draft.validation, draft.class_images)
+    loader = yield from _loader(_items(draft), making)
     held_out = None
     if draft.validation is not None:
-        held_out = yield from _loader(draft.validation, making, _plain(plan.config.data))
+        unvaried = plan_items(draft.validation.samples, _plain(plan.config.data), plan.resolutions)
+        held_out = yield from _loader(unvaried, making)
     seed, rank, world = plan.config.train.seed, accelerator.process_index, accelerator.num_processes
     feed = Feed(loader, plan.batch_size, seed, rank, world)
     yield PhaseBegan("train", f"Teaching with {method.title}")
@@ -126,8 +135,6 @@ def prepare(
         from diffusers.training_utils import EMAModel
 
         trained.average = EMAModel(trained.weights().values(), decay=rates.ema_decay, use_ema_warmup=False)
-    autocast = None if plan.precision == "fp32" else DTYPES[plan.precision]
-    sampler = Sampler(family, parts, plan.device, autocast)
     return Training(
         folder,
         draft,
@@ -174,13 +181,21 @@ def _stores(plan: Plan, parts: Parts, cache: Cache) -> _Stores:
     )
 
 
-def _loader(census: Census, making: _Making, section: DataSection) -> Generator[Event, None, Loader]:
+def _left_out(*censuses: Census | None) -> Iterator[Event]:
+    for problem in (problem for census in censuses if census for problem in census.skipped):
+        yield Said("warning", f"{problem.file} is left out: {problem.sentence}")
+
+
+def _items(draft: Draft) -> tuple[Item, ...]:
+    """What a run is trained on: the images, and class images beside them."""
+    config, resolutions = draft.plan.config, draft.plan.resolutions
+    images = plan_items(draft.census.samples, config.data, resolutions)
+    return images + class_items(draft.class_images, config.prior, config.data, resolutions)
+
+
+def _loader(items: tuple[Item, ...], making: _Making) -> Generator[Event, None, Loader]:
     """Fill the caches for these images; returns the Loader of those that could be read."""
     plan, stores, accelerator = making.plan, making.stores, making.accelerator
-    for problem in census.problems:
-        if problem.level == "skipped":
-            yield Said("warning", f"{problem.file} is left out: {problem.sentence}")
-    items = plan_items(census.samples, section, plan.resolutions)
     mine = items[accelerator.process_index :: accelerator.num_processes]
     if plan.cache_latents:
         if accelerator.num_processes > 1:  # each fills its share first, then all find everything there
@@ -192,9 +207,7 @@ def _loader(census: Census, making: _Making, section: DataSection) -> Generator[
     filling = yield from _told(looking, "images")
     for problem in filling.problems:
         yield Said("warning", f"{problem.file} is left out: {problem.sentence}")
-    items = without(items, filling)
-    if not items:
-        raise UserError("Images: none of them could be read.", "Replace the broken files.", "data.folder")
+    items = _readable(items, filling)
     if plan.cache_text:
         yield from _told(fill_text(captions_of(items), stores.texts, making.encode_text), "captions")
     return Loader(
@@ -204,6 +217,15 @@ def _loader(census: Census, making: _Making, section: DataSection) -> Generator[
         None if plan.cache_text else making.tokenize,
         keep_bytes=psutil.virtual_memory().available // 4,
     )
+
+
+def _readable(items: tuple[Item, ...], filling: Filling) -> tuple[Item, ...]:
+    """The items whose images could be read. Raises UserError if no image or no class image is left."""
+    left = without(items, filling)
+    for is_class_image in {item.is_class_image for item in items} - {item.is_class_image for item in left}:
+        what, path = ("Class images", "prior.folder") if is_class_image else ("Images", "data.folder")
+        raise UserError(f"{what}: none of them could be read.", "Replace the broken files.", path)
+    return left
 
 
 def _told(fillings: Iterator[Filling], unit: str) -> Generator[Event, None, Filling]:

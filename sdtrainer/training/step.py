@@ -28,10 +28,10 @@ class TrainStep(torch.nn.Module):
         used = [p.part for p in plan.placements if p.phase == "train" and p.device == plan.device]
         self.trained = torch.nn.ModuleDict({part: parts.modules[part] for part in used})
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+    def forward(self, batch: Batch, generator: torch.Generator, text_learns: bool = True) -> torch.Tensor:
         latents = self.latents(batch, generator)
         noised = self.family.noise(self.parts, latents, generator, self.plan.config.noise)
-        prediction = self.family.predict(self.parts, noised, self.conditioning(batch))
+        prediction = self.family.predict(self.parts, noised, self.conditioning(batch, text_learns))
         error = diffusion.error(prediction, noised.target, self.plan.config.noise)
         return batch.weight * noised.weight * error
 
@@ -43,11 +43,14 @@ class TrainStep(torch.nn.Module):
         with torch.no_grad(), torch.autocast(batch.pixels.device.type, enabled=False):
             return self.family.encode_images(self.parts, batch.pixels).sample(generator)
 
-    def conditioning(self, batch: Batch) -> Conditioning:
+    def conditioning(self, batch: Batch, text_learns: bool = True) -> Conditioning:
+        """Without `text_learns` no gradient reaches a text encoder, so that no optimizer touches it."""
         if batch.conditioning is not None:
             return batch.conditioning
         assert batch.tokens is not None
-        return self.family.encode_text(self.parts, batch.tokens, self.plan.config.base.clip_skip, batch.sizes)
+        clip_skip = self.plan.config.base.clip_skip
+        with torch.set_grad_enabled(text_learns and torch.is_grad_enabled()):
+            return self.family.encode_text(self.parts, batch.tokens, clip_skip, batch.sizes)
 
 
 def to_device(batch: Batch, device: str) -> Batch:

@@ -55,7 +55,14 @@ def run_words(desk: Desk) -> str:
         left = f" · {words.duration(view.seconds_left)} left" if view.seconds_left is not None else ""
         doing = f"training {100 * part_done(view):.0f} %{left}"
     else:
-        doing = {"load": "loading", "cache": "preparing", "sample": "drawing", "export": "exporting"}.get(
-            view.phase, "starting"
-        )
+        doing = _DOING.get(view.phase, "starting")
     return " · ".join(filter(None, (doing, waiting)))
+
+
+_DOING = {
+    "load": "loading",
+    "prior": "drawing class images",
+    "cache": "preparing",
+    "sample": "drawing",
+    "export": "exporting",
+}

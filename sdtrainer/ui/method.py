@@ -22,6 +22,7 @@ from .words import tag
 FOLDED = {
     "method": "More of the method",
     "train": "More of training: seed, precision, checkpointing, validation",
+    "prior": "Class images (prior preservation)",
     "optim": "Optimizer and learning rate schedule",
     "noise": "Noise and loss",
     "sample": "More of the pictures while training",

@@ -16,14 +16,13 @@ from .. import families, plan, planner
 from ..config import Config
 from ..data.census import Census
 from ..hardware import Machine
-from ..planner import Draft
+from ..planner import Draft, Found
 from ..seams import Facts
 from ..section import UserError
 from ..workspace import Workspace
 from .access import Access
 
 SCAN_SECONDS = 10.0
-Censuses = tuple[Census, Census | None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Looker:
 
     def __init__(self, workspace: Workspace, access: Access) -> None:
         self._workspace, self._access = workspace, access
-        self._scans: dict[str, tuple[float, Censuses]] = {}
+        self._scans: dict[str, tuple[float, Found]] = {}
         self._lock = threading.Lock()
 
     def forget(self) -> None:
@@ -69,24 +68,25 @@ class Looker:
         except UserError as error:
             errors.append(error)
         try:
-            census, validation = self._scan(config)
-            seen = replace(seen, census=census)
+            found = self._scan(config)
+            seen = replace(seen, census=found.census)
         except UserError as error:
             errors.append(error)
         if errors:
             return replace(seen, error=errors[-1])
         assert seen.facts
         try:
-            planned = plan.resolve(config, seen.facts, census, validation, machine)
+            return replace(seen, draft=planner.decide(config, seen.facts, found, self._workspace, machine))
         except UserError as error:
             return replace(seen, error=error)
-        return replace(seen, draft=Draft(planned.facts, census, validation, planned))
 
-    def _scan(self, config: Config) -> Censuses:
+    def _scan(self, config: Config) -> Found:
         key = f"{config.data.model_dump_json()} {config.train.seed}"
+        if config.prior.folder:
+            key += config.prior.model_dump_json()
         with self._lock:
-            at, censuses = self._scans.get(key, (0.0, None))
-            if censuses is None or time.monotonic() - at > SCAN_SECONDS:
-                censuses = planner.look(config, self._workspace)
-                self._scans = {key: (time.monotonic(), censuses)}
-        return censuses
+            at, found = self._scans.get(key, (0.0, None))
+            if found is None or time.monotonic() - at > SCAN_SECONDS:
+                found = planner.look(config, self._workspace)
+                self._scans = {key: (time.monotonic(), found)}
+        return found

@@ -1,0 +1,74 @@
+"""Advice: what to know of a plan before the start, and which settings would answer it."""
+
+from __future__ import annotations
+
+import re
+
+from . import diffusion, optim
+from .data import captions, prior
+from .data.census import Census
+from .plan import Advice, Plan
+
+
+def advise(plan: Plan, census: Census) -> tuple[Advice, ...]:
+    """Return what is worth knowing before the start, the most general first."""
+    config = plan.config
+    found = [Advice(text) for text in optim.warnings(optim.find(plan.optimizer), config.optim)]
+    found += [Advice(text) for text in diffusion.warnings(config.noise, plan.facts.prediction_type)]
+    found += _prior_advice(plan, census)
+    if config.optim.text_encoder_until != "100%" and not _learning_encoders(plan):
+        found.append(Advice("No text encoder is trained: Text encoder learns until is ignored."))
+    if plan.num_images < 5:
+        found.append(
+            Advice(f"Only {plan.num_images} images: results will be narrow; 10-20 varied ones are better.")
+        )
+    if not config.sample.prompts:
+        prompt = captions.compose("", config.data, None) or "a picture"
+        found.append(
+            Advice("No sample prompts: you will not see what is learnt.", {"sample.prompts": [prompt]})
+        )
+    if not any(s.caption.strip() for s in census.samples) and not config.data.trigger:
+        found.append(Advice("No captions and no trigger word: nothing will call up what is learnt."))
+    if plan.chunks > 1:
+        found.append(
+            Advice(f"The longest caption fills {plan.chunks} windows of 75 tokens; all of it is used.")
+        )
+    if plan.showings > 400:
+        found.append(Advice(f"Every image is shown {plan.showings:.0f} times: it may be learnt by heart."))
+    small = [s for s in census.samples if min(s.width, s.height) < 0.5 * max(plan.resolutions)]
+    if small:
+        found.append(
+            Advice(
+                f"{len(small)} images are much smaller than {max(plan.resolutions)} px and will look soft."
+            )
+        )
+    return tuple(found)
+
+
+def _prior_advice(plan: Plan, census: Census) -> list[Advice]:
+    """What class images do to the run, and where they are missing."""
+    config, found = plan.config, []
+    trigger, prompt = config.data.trigger.strip(), config.prior.class_prompt.strip()
+    if plan.num_class_images:
+        length = f"every second picture shown is one; each of yours is shown {plan.showings:.0f} times"
+        found.append(Advice(f"With class images an epoch is twice as long: {length}."))
+        if trigger and captions.has_word(prompt, trigger):
+            without = " ".join(re.sub(re.escape(trigger), " ", prompt, flags=re.IGNORECASE).split())
+            found.append(
+                Advice(
+                    f"The class prompt has the trigger word '{trigger}': class images would unteach it.",
+                    {"prior.class_prompt": without} if without else {},
+                )
+            )
+        return found
+    word = prior.class_word(trigger, census.samples)
+    forgets = config.method.kind == "full" or _learning_encoders(plan)
+    if config.run.goal == "subject" and forgets and word:
+        text = f"Without class images the model forgets what any other {word} looks like."
+        article = "an" if word[0].lower() in "aeiou" else "a"
+        found.append(Advice(text, {"prior.class_prompt": f"{article} {word}"}))
+    return found
+
+
+def _learning_encoders(plan: Plan) -> list[str]:
+    return [part for part in plan.trained_parts if part in plan.facts.encoders]

@@ -1,0 +1,57 @@
+"""Class images: what the base model draws of the class before it learns, one file each, kept between runs.
+
+Each image is a function of its number, so that more of them extend the set. Which are there is seen from the
+files alone: what was killed or deleted is drawn again, the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from accelerate import Accelerator
+
+from .. import files
+from ..data.census import Census, Sample
+from ..events import Event, PhaseBegan, Progress
+from ..plan import Plan
+from ..sample import Request, Sampler
+from ..seeds import seed_of
+from .pace import Pace
+
+BATCH = 4
+"""Images are drawn in the same company each time, as the last bits of a picture depend on it."""
+
+
+def draw(census: Census, plan: Plan, sampler: Sampler, accelerator: Accelerator) -> Iterator[Event]:
+    """Draw the class images that are missing; several processes share them, and end together."""
+    numbered = list(enumerate(census.samples))
+    groups = [numbered[start : start + BATCH] for start in range(0, len(numbered), BATCH)]
+    mine = groups[accelerator.process_index :: accelerator.num_processes]
+    missing = [group for group in mine if not all(sample.file.exists() for _, sample in group)]
+    if missing:
+        yield PhaseBegan("prior", f"Drawing class images: {plan.config.prior.class_prompt.strip()}")
+    total, done, pace = sum(map(len, missing)), 0, Pace()
+    for group in missing:
+        yield Progress(done, total, "class images", pace.seconds_left(done, total))
+        _draw_group(group, plan, sampler)
+        done += len(group)
+    if missing:
+        yield Progress(total, total, "class images", 0.0)
+    accelerator.wait_for_everyone()
+
+
+def request_of(number: int, sample: Sample, plan: Plan) -> Request:
+    """Return what is drawn as class image `number`."""
+    prior = plan.config.prior
+    return Request(
+        prompt=sample.caption, negative=prior.negative, width=sample.width, height=sample.height,
+        steps=prior.steps, guidance=prior.guidance, seed=seed_of("class image", number),
+        clip_skip=plan.config.base.clip_skip,
+    )  # fmt: skip
+
+
+def _draw_group(group: Sequence[tuple[int, Sample]], plan: Plan, sampler: Sampler) -> None:
+    drawn = sampler.draw_all([request_of(number, sample, plan) for number, sample in group])
+    for (_, sample), image in zip(group, drawn, strict=True):
+        if not sample.file.exists():
+            files.write(sample.file, lambda part, image=image: image.save(part, format="PNG"))
