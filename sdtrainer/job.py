@@ -97,12 +97,12 @@ class Jobs:
             current = self._current.folder.name if self._current else None
             return JobsState(current, tuple(order.folder.name for order in self._queue))
 
-    def status(self, folder: RunFolder) -> Status:
-        """Where a run stands, from its log and the queue together."""
+    def status(self, folder: RunFolder, word: Event | None) -> Status:
+        """Where a run stands, from the queue and the last word of its log (`last_word`)."""
         state = self.state()
         if folder.name in state.waiting:
             return "waiting"
-        return status_of(folder, is_current=folder.name == state.current)
+        return status_of(folder, word, is_current=folder.name == state.current)
 
     def close(self) -> None:
         """Ask the running run to save itself, and end all children."""
@@ -156,7 +156,7 @@ class Jobs:
             child.stdin.write(json.dumps(task) + "\n")
             child.stdin.flush()
         code = child.wait()
-        if not self._is_closing and _last(order.folder, _ENDINGS) is None:
+        if not self._is_closing and not isinstance(last_word(order.folder), _ENDINGS):
             events.append(order.folder.events_file, _death(code))
 
     def _spawn(self) -> subprocess.Popen[str]:
@@ -177,27 +177,29 @@ class Jobs:
 _ENDINGS = (Finished, Failed, Suspended)
 
 
-def status_of(folder: RunFolder, is_current: bool) -> Status:
-    """Where a run stands, from its log. A run that neither ended nor is current was interrupted."""
+def status_of(folder: RunFolder, word: Event | None, is_current: bool) -> Status:
+    """Where a run stands. One that neither ended nor is current was interrupted."""
     if is_current:
-        word = _last(folder, (Paused, Resumed, *_ENDINGS))
         return "paused" if isinstance(word, Paused) else "running"
-    ending = _last(folder, _ENDINGS)
-    if isinstance(ending, Finished):
-        exists = (folder.path / ending.path).exists()
-        return ("stopped" if ending.stopped else "finished") if exists else "failed"
-    return "failed" if isinstance(ending, Failed) else "interrupted"
+    if isinstance(word, Finished):
+        exists = (folder.path / word.path).exists()
+        return ("stopped" if word.stopped else "finished") if exists else "failed"
+    return "failed" if isinstance(word, Failed) else "interrupted"
 
 
-def _last(folder: RunFolder, kinds: tuple[type[Event], ...]) -> Event | None:
-    """The last event of these kinds since the run last began."""
-    found = None
+def last_word(folder: RunFolder) -> Event | None:
+    """Return the event of a run's log that says where it stands: a pause or an ending that still holds."""
+    word = None
     for event, _ in events.read(folder.events_file):
-        if isinstance(event, RunStarted):
-            found = None
-        elif isinstance(event, kinds):
-            found = event
-    return found
+        word = heard(word, event)
+    return word
+
+
+def heard(word: Event | None, event: Event) -> Event | None:
+    """Return the last word of a log once `event` has followed."""
+    if isinstance(event, RunStarted | Resumed):
+        return None
+    return event if isinstance(event, (Paused, *_ENDINGS)) else word
 
 
 def _death(code: int) -> Failed:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from sdtrainer import config as configs
 from sdtrainer import events
 from sdtrainer.events import Event, Finished, PhaseBegan, Saved, Stepped
-from sdtrainer.job import Jobs, status_of
+from sdtrainer.job import Jobs, last_word, status_of
 from sdtrainer.workspace import RunFolder, Workspace
 
 LONG = 240.0
@@ -156,14 +156,17 @@ def test_the_queue_runs_one_after_the_other_and_obeys(
         long = jobs.start(trainer.config(train__steps="100000", sample__prompts=[]))
         short = jobs.start(trainer.config(train__steps="3", sample__prompts=[]))
         _wait(lambda: any(isinstance(e, Stepped) for e, _ in events.read(long.events_file)))
-        assert jobs.status(long) == "running" and jobs.status(short) == "waiting"
+        assert (
+            jobs.status(long, last_word(long)) == "running"
+            and jobs.status(short, last_word(short)) == "waiting"
+        )
         jobs.tell(long.name, "pause")
-        _wait(lambda: jobs.status(long) == "paused")
+        _wait(lambda: jobs.status(long, last_word(long)) == "paused")
         jobs.tell(long.name, "go")
-        _wait(lambda: jobs.status(long) == "running")
+        _wait(lambda: jobs.status(long, last_word(long)) == "running")
         jobs.tell(long.name, "stop")
-        _wait(lambda: jobs.status(long) == "stopped")
-        _wait(lambda: jobs.status(short) == "finished")
+        _wait(lambda: jobs.status(long, last_word(long)) == "stopped")
+        _wait(lambda: jobs.status(short, last_word(short)) == "finished")
     finally:
         jobs.close()
 
@@ -175,7 +178,7 @@ def test_a_killed_trainer_leaves_an_honest_sentence(trainer: Trainer) -> None:
         _wait(lambda: any(isinstance(e, Stepped) for e, _ in events.read(folder.events_file)))
         assert jobs._child is not None
         jobs._child.kill()
-        _wait(lambda: jobs.status(folder) == "failed")
+        _wait(lambda: jobs.status(folder, last_word(folder)) == "failed")
         *_, (last, _) = events.read(folder.events_file)
         assert "memory ran out" in last.what  # type: ignore[attr-defined]
     finally:
@@ -187,7 +190,7 @@ def test_closing_the_app_suspends_the_run(trainer: Trainer) -> None:
     folder = jobs.start(trainer.config(train__steps="100000", sample__prompts=[]))
     _wait(lambda: any(isinstance(e, Stepped) for e, _ in events.read(folder.events_file)))
     jobs.close()
-    assert status_of(folder, is_current=False) == "interrupted"
+    assert status_of(folder, last_word(folder), is_current=False) == "interrupted"
     assert list(folder.checkpoints.iterdir())
 
 

@@ -9,6 +9,7 @@ import pytest
 from sdtrainer import config as configs
 from sdtrainer import events
 from sdtrainer.events import Event
+from sdtrainer.job import last_word
 from sdtrainer.section import UserError
 from sdtrainer.ui.access import Access
 from sdtrainer.ui.desk import Desk
@@ -49,7 +50,7 @@ def stepped(seconds: float) -> Event:
 def test_where_a_run_stands_follows_from_its_log(desk: Desk, ending: tuple[Event, ...], status: str) -> None:
     run = run_with(desk, *ending)
     (run.path / OUTPUT).write_bytes(b"weights")
-    assert desk.status(run) == status == desk.jobs.status(run)
+    assert desk.status(run) == status == desk.jobs.status(run, last_word(run))
 
 
 def test_a_finished_run_without_its_file_has_failed(desk: Desk) -> None:

@@ -105,14 +105,7 @@ class Desk:
 
     def status(self, run: RunFolder) -> Status:
         """Where a run stands, from the queue and its followed log."""
-        jobs, view = self.jobs.state(), self.view(run)
-        if run.name in jobs.waiting:
-            return "waiting"
-        if run.name == jobs.current:
-            return "paused" if view.state == "paused" else "running"
-        if view.state in ("finished", "stopped"):
-            return view.state if (run.path / view.outcome).exists() else "failed"
-        return "failed" if view.state == "failed" else "interrupted"
+        return self.jobs.status(run, self.view(run).word)
 
     def config_of(self, run: RunFolder) -> Config:
         """Return a run's settings. Raises UserError where they reach outside the workspace while shared."""

@@ -7,6 +7,7 @@ from typing import Literal
 
 from .. import events
 from ..events import Event
+from ..job import heard
 from . import words
 
 MAX_POINTS = 500
@@ -68,9 +69,10 @@ class Sample:
 
 @dataclass
 class RunView:
-    """Everything shown of one run. `version` grows with every event."""
+    """Everything shown of one run. `version` grows with every event; `word` says where the run stands."""
 
     version: int = 0
+    word: Event | None = None
     name: str = ""
     state: State = "new"
     phase: str = ""
@@ -114,6 +116,7 @@ class RunView:
 def reduce(view: RunView, event: Event) -> RunView:
     """Take one event in. Returns the same view, changed."""
     _TAKE[type(event)](view, event)
+    view.word = heard(view.word, event)
     view.version += 1
     view.changed_at = event.at
     return view
