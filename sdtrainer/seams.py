@@ -9,6 +9,7 @@ Shapes: B batch, C latent channels, H W pixels, h w latents, T tokens, D width.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,14 @@ class Parts:
     tokenizers: dict[str, Any]
     schedule: Schedule
     placeholders: dict[str, str] = field(default_factory=dict)
+
+    def written_out(self, text: str) -> str:
+        """Return the text with tokens in place of each placeholder, in capitals or not, and not as part of
+        another word.
+        """
+        for word, tokens in self.placeholders.items():
+            text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", tokens, text, flags=re.IGNORECASE)
+        return text
 
     @property
     def denoiser(self) -> torch.nn.Module:

@@ -117,12 +117,12 @@ class StableDiffusion:
         import torch
 
         tokenizer = parts.tokenizers[ENCODER]
-        rows = [_windows(tokenizer, _written_out(caption, parts), chunks) for caption in captions]
+        rows = [_windows(tokenizer, parts.written_out(caption), chunks) for caption in captions]
         return {ENCODER: torch.tensor(rows, dtype=torch.long)}
 
     def count_tokens(self, parts: Parts, caption: str) -> int:
         tokenizer = parts.tokenizers[ENCODER]
-        return len(tokenizer(_written_out(caption, parts), add_special_tokens=False).input_ids)
+        return len(tokenizer(parts.written_out(caption), add_special_tokens=False).input_ids)
 
     def encode_text(
         self, parts: Parts, tokens: Mapping[str, torch.Tensor], clip_skip: int, sizes: torch.Tensor
@@ -184,12 +184,6 @@ class StableDiffusion:
 
 
 FAMILY = StableDiffusion()
-
-
-def _written_out(caption: str, parts: Parts) -> str:
-    for placeholder, tokens in parts.placeholders.items():
-        caption = caption.replace(placeholder, tokens)
-    return caption
 
 
 def _windows(tokenizer: Any, caption: str, chunks: int) -> list[int]:
