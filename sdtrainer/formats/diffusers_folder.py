@@ -1,0 +1,148 @@
+"""A model as a diffusers folder: model_index.json, and a folder for each part with config and weights.
+
+Knows which class of which library each part of a family is. Reads and writes files; loads no model.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import files
+from ..seams import DENOISER, VAE
+from ..section import UserError
+from . import safetensors_file, tokenizer_files
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..seams import Precision
+    from .whole_model import WholeModel
+
+INDEX = "model_index.json"
+_DIFFUSERS, _TRANSFORMERS = "diffusion_pytorch_model", "model"
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part's folder, its class, and what its weights are called."""
+
+    folder: str
+    library: str
+    cls: str
+    weights: str
+
+
+PIPELINES: Mapping[str, str] = {"sd": "StableDiffusionPipeline"}
+COMPONENTS: Mapping[str, Mapping[str, Component]] = {
+    "sd": {
+        DENOISER: Component("unet", "diffusers", "UNet2DConditionModel", _DIFFUSERS),
+        VAE: Component("vae", "diffusers", "AutoencoderKL", _DIFFUSERS),
+        "text_encoder": Component("text_encoder", "transformers", "CLIPTextModel", _TRANSFORMERS),
+    }
+}
+"""By family and part."""
+_WITHOUT = {
+    "safety_checker": [None, None],
+    "feature_extractor": [None, None],
+    "requires_safety_checker": False,
+}
+
+
+def write(path: Path, model: WholeModel, metadata: Mapping[str, str], precision: Precision) -> None:
+    """Write the folder, whole or not at all; one that is there stays until the new one is complete.
+
+    Raises:
+        UserError: a tensor is not finite, or the disk refuses.
+    """
+    try:
+        with files.new_folder(path) as new:
+            _write_into(new, model, dict(metadata) | {"format": "pt"}, precision)
+            shutil.rmtree(path, ignore_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"{path.name} could not be written: {error}.", "Free some disk space, or choose another folder."
+        ) from error
+
+
+def read(path: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the tensors of each part.
+
+    Raises:
+        UserError: weights are missing, or are not stored as .safetensors.
+    """
+    components = COMPONENTS[_family(path)]
+    return {part: _weights(path / c.folder, c.weights) for part, c in components.items()}
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a model of a family known here lies in this folder."""
+    return _family(path) in COMPONENTS
+
+
+def _family(path: Path) -> str:
+    try:
+        name = json.loads((path / INDEX).read_text(encoding="utf-8")).get("_class_name")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return next((family for family, pipeline in PIPELINES.items() if pipeline == name), "")
+
+
+def _write_into(new: Path, model: WholeModel, metadata: Mapping[str, str], precision: Precision) -> None:
+    for part, component in COMPONENTS[model.family].items():
+        folder = new / component.folder
+        _write_json(folder / "config.json", dict(model.configs[part]) | _stored_as(component, precision))
+        weights = folder / f"{component.weights}.safetensors"
+        safetensors_file.write(weights, model.states[part], metadata, precision)
+    scheduler = model.configs["scheduler"]
+    _write_json(new / "scheduler" / "scheduler_config.json", scheduler)
+    tokenizer_files.write(model.tokenizer, new / "tokenizer")
+    _write_json(new / INDEX, _index(model.family, scheduler["_class_name"]))
+
+
+def _stored_as(component: Component, precision: Precision) -> dict[str, str]:
+    """transformers' configs name the number format; both its old and its new version are told."""
+    long = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[precision]
+    return {"dtype": long, "torch_dtype": long} if component.library == "transformers" else {}
+
+
+def _index(family: str, scheduler: str) -> dict[str, Any]:
+    import diffusers
+
+    parts = {c.folder: [c.library, c.cls] for c in COMPONENTS[family].values()}
+    return {
+        "_class_name": PIPELINES[family],
+        "_diffusers_version": diffusers.__version__,
+        "scheduler": ["diffusers", scheduler],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        **parts,
+        **_WITHOUT,
+    }
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    """One file or several that an index lists; of several precisions, the plain name."""
+    from safetensors.torch import load_file
+
+    index = folder / f"{name}.safetensors.index.json"
+    if index.is_file():
+        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        shards = [folder / Path(file).name for file in sorted(set(listed))]
+    else:
+        shards = [folder / f"{name}.safetensors"]
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise UserError(
+            f"{folder.parent.name}/{folder.name} has no {missing[0]}.",
+            "Choose a complete diffusers folder whose weights are .safetensors.",
+        )
+    return {key: value for shard in shards for key, value in load_file(shard).items()}

@@ -1,0 +1,42 @@
+"""The files of a CLIP tokenizer as text, in both the new form (tokenizer.json) and the older one (vocab.json,
+merges.txt), so that every version of transformers reads them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+NEW_FORM = "tokenizer.json"
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+
+def files_of(tokenizer: Any) -> dict[str, str]:
+    """Return the text of each file of a CLIPTokenizer, by name."""
+    whole = tokenizer.backend_tokenizer.to_str()
+    model = json.loads(whole)["model"]
+    pairs = (pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
+    special = {name: str(getattr(tokenizer, name)) for name in _SPECIAL}
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": tokenizer.model_max_length,
+        "add_prefix_space": False,
+        "do_lower_case": True,
+        "errors": "replace",
+    }
+    return {
+        "vocab.json": json.dumps(model["vocab"], ensure_ascii=False),
+        "merges.txt": "\n".join(["#version: 0.2", *pairs, ""]),
+        "tokenizer_config.json": json.dumps(config | special, indent=1),
+        "special_tokens_map.json": json.dumps(special, indent=1),
+        NEW_FORM: whole,
+    }
+
+
+def write(texts: Mapping[str, str], folder: Path) -> None:
+    """Write the files into a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / Path(name).name).write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,164 @@
+"""A whole model as files hold it: the tensors and the config of each part, and the tokenizer's files.
+
+Owns what the single file and the folder have in common: taking the model out of live modules, putting one
+into them, and the header entries by which a single file alone can be loaded again exactly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..seams import Parts
+from ..section import UserError
+from . import diffusers_folder, ldm, safetensors_file, tokenizer_files
+from .kohya import with_text_model
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..seams import Precision
+
+CONFIG_KEY, TOKENIZER_KEY = "sdtrainer_base_config", "sdtrainer_tokenizer"
+SCHEDULER = "scheduler"
+MAX_TOKENIZER_BYTES = 200_000
+"""Above this it is the common CLIP tokenizer of 49,408 words, which every program has."""
+
+
+@dataclass(frozen=True, eq=False)
+class WholeModel:
+    """`states`, `configs` are keyed by part, the latter also by "scheduler"; `tokenizer` is text by file."""
+
+    family: str
+    states: Mapping[str, ldm.State]
+    configs: Mapping[str, Mapping[str, Any]]
+    tokenizer: Mapping[str, str]
+
+    @property
+    def text(self) -> ldm.Text:
+        return layout_of(self.configs)
+
+
+def layout_of(configs: ldm.Configs) -> ldm.Text:
+    return ldm.text_layout(configs[ldm.ENCODER]["hidden_size"])
+
+
+def take(parts: Parts) -> WholeModel:
+    """Return the model in these modules, whose tensors are shared, not copied."""
+    (tokenizer,) = parts.tokenizers.values()
+    return WholeModel(
+        parts.facts.family, states_of(parts), _configs(parts), tokenizer_files.files_of(tokenizer)
+    )
+
+
+def states_of(parts: Parts) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the tensors of every part by their stored names."""
+    return {part: _state(module) for part, module in parts.modules.items()}
+
+
+def lay(states: Mapping[str, ldm.State], parts: Parts, strength: float) -> None:
+    """Move the modules' weights to base + strength x (new - base), for the parts that are given.
+
+    Raises:
+        UserError: a tensor is missing, is too many, or has another shape.
+    """
+    import torch
+
+    for part, new in states.items():
+        mine = _state(parts.modules[part])
+        odd = sorted(mine.keys() ^ new.keys())
+        odd += sorted(k for k in mine.keys() & new.keys() if mine[k].shape != new[k].shape)
+        if odd:
+            raise UserError(
+                f"This model does not fit the base model: {odd[0]} of its {part.replace('_', ' ')} differs.",
+                "Choose the base model that it was made from, or one of the same kind.",
+            )
+        with torch.no_grad():
+            for name, weight in mine.items():
+                weight.copy_(_between(weight, new[name], strength))
+
+
+def _between(base: torch.Tensor, new: torch.Tensor, strength: float) -> torch.Tensor:
+    new = new.to(base.device)
+    return new if strength == 1 else base.float() + strength * (new.float() - base.float())
+
+
+def write_file(path: Path, model: WholeModel, metadata: Mapping[str, str], precision: Precision) -> None:
+    """Write the original single-file layout, with the configs and a small tokenizer in its header."""
+    state = ldm.to_ldm(model.states, model.configs, model.text)
+    safetensors_file.write(path, state, dict(metadata) | _entries(model), precision)
+
+
+def write_folder(path: Path, model: WholeModel, metadata: Mapping[str, str], precision: Precision) -> None:
+    """Write a diffusers folder, whole or not at all."""
+    diffusers_folder.write(path, model, metadata, precision)
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether this is a diffusers folder or a single file in the original layout. Reads names only."""
+    if path.is_dir():
+        return diffusers_folder.is_folder(path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    return any(name.startswith(ldm.UNET_PREFIX) for name in safetensors_file.read_header(path).tensors)
+
+
+def read_states(path: Path, configs: ldm.Configs) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the tensors of each part of a model with these configs, from a single file or a folder.
+
+    Raises:
+        UserError: it is of another kind.
+    """
+    from safetensors.torch import load_file
+
+    if path.is_dir():
+        states = diffusers_folder.read(path)
+        named = {with_text_model(key): value for key, value in states[ldm.ENCODER].items()}
+        return states | {ldm.ENCODER: {k: v for k, v in named.items() if k != ldm.POSITION_IDS}}
+    return ldm.from_ldm(load_file(path), configs, layout_of(configs))
+
+
+def inside(metadata: Mapping[str, str]) -> tuple[dict[str, Any] | None, dict[str, str] | None]:
+    """Return the configs and the tokenizer's files that a single file's header carries, or None for each."""
+    return _json(metadata, CONFIG_KEY), _json(metadata, TOKENIZER_KEY)
+
+
+def _json(metadata: Mapping[str, str], key: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(metadata.get(key, "null"))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _entries(model: WholeModel) -> dict[str, str]:
+    """What the header says beyond the usual. The new form of the tokenizer can be made from the older one."""
+    older = {k: text for k, text in model.tokenizer.items() if k != tokenizer_files.NEW_FORM}
+    entries = {CONFIG_KEY: json.dumps(model.configs)}
+    text = json.dumps(older, ensure_ascii=False)
+    return entries | ({TOKENIZER_KEY: text} if len(text.encode()) < MAX_TOKENIZER_BYTES else {})
+
+
+def _state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Tensors by their stored name: with the `text_model.` that transformers 5 dropped."""
+    is_text = type(module).__name__.startswith("CLIPText")
+    return {with_text_model(k) if is_text else k: v for k, v in module.state_dict().items()}
+
+
+def _configs(parts: Parts) -> dict[str, dict[str, Any]]:
+    """The configs as the base model has them; the scheduler's says what was trained. No path of the disk."""
+    configs = {
+        name: {k: v for k, v in config.items() if k != "_name_or_path"}
+        for name, config in parts.facts.config.items()
+    }
+    configs[SCHEDULER]["prediction_type"] = parts.facts.prediction_type
+    if parts.schedule.has_zero_terminal:  # of the usual samplers, only DDIM starts from pure noise
+        configs[SCHEDULER] |= {
+            "_class_name": "DDIMScheduler",
+            "rescale_betas_zero_snr": True,
+            "timestep_spacing": "trailing",
+        }
+    return configs
