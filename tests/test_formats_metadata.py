@@ -107,6 +107,12 @@ def test_a_configuration_that_is_no_toml_is_said():
         metadata.without_paths("[data")
 
 
+def test_a_whole_model_is_no_network():
+    built = metadata.build(provenance(method="full"))
+    assert built["modelspec.architecture"] == "stable-diffusion-v1"
+    assert not [key for key in built if "network" in key]
+
+
 def test_nothing_is_lost_between_the_values_and_the_text():
     """Changing any field changes the text."""
     before = metadata.build(provenance())
@@ -130,7 +136,8 @@ def test_nothing_is_lost_between_the_values_and_the_text():
 def test_the_table_of_readers_is_whole():
     programs = {r.program for r in READERS}
     for layout in ("webui", "diffusers"):
-        assert {r.program for r in readers_of("lora", "sd", layout)} == programs
+        for method in ("lora", "full"):
+            assert {r.program for r in readers_of(method, "sd", layout)} == programs
     assert all(r.how.endswith(".") and (r.reads == "no" or r.tried) for r in READERS)
 
 

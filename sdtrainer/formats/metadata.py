@@ -25,8 +25,12 @@ ARCHITECTURES = {
     ("sd", True, True): ("sd_v2_v", "stable-diffusion-v2-768-v"),
 }
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample"}
-_MODULES = {"lora": ("networks.lora", "lora")}
-"""Method: ss_network_module, and the suffix of the architecture."""
+_MODULES = {
+    "full": ("", ""),
+    "lora": ("networks.lora", "lora"),
+    "hypernetwork": ("modules.hypernetworks", "hypernetwork"),
+}
+"""Method: ss_network_module, and the suffix of the architecture; both empty for a whole model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +108,16 @@ def without_paths(config_text: str, path_settings: Sequence[str] = ()) -> str:
 def _sd_scripts(p: Provenance) -> dict[str, str]:
     module, _ = _MODULES[p.method]
     version, _ = _architecture(p)
-    values = {
-        "v2": p.is_v2,
-        "base_model_version": version,
+    network = {
         "network_module": module,
         "network_dim": p.rank,
         "network_alpha": p.alpha,
         "network_args": json.dumps({k: str(v) for k, v in p.network_args.items()}),
+    }
+    values = {
+        "v2": p.is_v2,
+        "base_model_version": version,
+        **(network if module else {}),
         "output_name": p.name,
         "sd_model_name": _last(p.base_name),
         "new_sd_model_hash": p.base_hash or None,
@@ -154,7 +161,7 @@ def _modelspec(p: Provenance) -> dict[str, str]:
     _, suffix = _MODULES[p.method]
     values = {
         "sai_model_spec": "1.0.1",
-        "architecture": f"{architecture}/{suffix}",
+        "architecture": f"{architecture}/{suffix}".rstrip("/"),
         "implementation": "https://github.com/huggingface/diffusers",
         "title": p.title or p.name,
         "resolution": f"{p.resolution[0]}x{p.resolution[1]}",

@@ -24,6 +24,34 @@ class Reader:
 
 READERS: tuple[Reader, ...] = (
     Reader(
+        "full", "sd", "webui", "A1111 / Forge", "yes",
+        "Put the file into models/Stable-diffusion and choose it as the checkpoint.",
+        "the names and shapes of the published models; not run in it",
+    ),
+    Reader(
+        "full", "sd", "webui", "ComfyUI", "yes",
+        "Put the file into models/checkpoints and add a Load Checkpoint node.",
+        "the names and shapes of the published models; not run in it",
+    ),
+    Reader(
+        "full", "sd", "webui", "diffusers", "yes",
+        'Call StableDiffusionPipeline.from_single_file("name.safetensors").',
+        "its own converters, 0.42.1",
+    ),
+    Reader(
+        "full", "sd", "diffusers", "A1111 / Forge", "no",
+        "Export the webui file for this program.",
+    ),
+    Reader(
+        "full", "sd", "diffusers", "ComfyUI", "no",
+        "Export the webui file for this program.",
+    ),
+    Reader(
+        "full", "sd", "diffusers", "diffusers", "yes",
+        'Call StableDiffusionPipeline.from_pretrained("name-diffusers").',
+        "its own loader, 0.42.1",
+    ),
+    Reader(
         "lora", "sd", "webui", "A1111 / Forge", "yes",
         "Put the file into models/Lora and write <lora:name:1> into the prompt.",
         "its own loaders, 1.8.0",
@@ -51,6 +79,22 @@ READERS: tuple[Reader, ...] = (
         "lora", "sd", "diffusers", "diffusers", "yes",
         'Call pipeline.load_lora_weights("name-diffusers.safetensors").',
         "its own loader, 0.42.1",
+    ),
+    Reader(
+        "hypernetwork", "sd", "webui", "A1111 / Forge", "yes",
+        "A1111: put the file into models/hypernetworks and write <hypernet:name:1> into the prompt. Forge "
+        "shows such files without an effect.",
+        "not run: its loader's source, 2023-01",
+    ),
+    Reader(
+        "hypernetwork", "sd", "webui", "ComfyUI", "yes",
+        "Put the file into models/hypernetworks and add a HypernetworkLoader node. It knows the activations "
+        "linear, relu, leakyrelu, elu, swish, tanh, sigmoid, softsign and mish.",
+        "not run: its loader's source, 2025-11",
+    ),
+    Reader(
+        "hypernetwork", "sd", "webui", "diffusers", "no",
+        "diffusers has no hypernetworks: draw with it here, or train a LoRA.",
     ),
 )  # fmt: skip
 
