@@ -8,6 +8,7 @@ from . import events, families, methods
 from .config import Config, build, parse
 from .events import Finished
 from .families import BaseSection
+from .formats import legacy_pt
 from .formats.safetensors_file import read_header
 from .sample import Sampler
 from .section import UserError
@@ -27,7 +28,8 @@ def exported_file(folder: RunFolder) -> Path:
 
 def config_inside(file: Path) -> Config | None:
     """Return the settings that an exported file carries, or None."""
-    text = read_header(file).metadata.get("sdtrainer_config")
+    inside = legacy_pt.read(file) if file.suffix == ".pt" else read_header(file).metadata
+    text = inside.get("sdtrainer_config")
     return build(parse(text, file.name), file.name) if text else None
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sdtrainer import config as configs
 from sdtrainer.config import Config, build, changed, flatten, knobs, with_changes
+from sdtrainer.methods import METHODS
 from sdtrainer.section import Knob, UserError, override, steps_of
 
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "gradio", "bitsandbytes")
@@ -161,6 +162,15 @@ def test_an_unknown_setting_gets_a_suggestion(tmp_path: Path) -> None:
     assert complaint("wholly_else = 2\n", tmp_path).hint == "Run 'show' for all settings."
 
 
+def test_a_setting_of_another_method_says_whose_it_is(tmp_path: Path) -> None:
+    error = complaint('[method]\nkind = "hypernetwork"\nrank = 4\n', tmp_path)
+    assert "line 3: There is no setting 'method.rank'. It belongs to lora" in str(error)
+
+
+def test_left_unsaid_the_method_is_the_first() -> None:
+    assert build({"method": {"rank": 3}}).method.kind == METHODS[0]
+
+
 def test_a_very_long_value_is_shortened(tmp_path: Path) -> None:
     assert len(complaint(f'[train]\nprecision = "{"x" * 5000}"\n', tmp_path).what) < 300
 
@@ -302,6 +312,7 @@ _SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "data.bucket_max": st.just(2048),
     "noise.min_timestep": st.integers(0, 499),
     "noise.max_timestep": st.integers(500, 1000),
+    "method.layer_structure": st.sampled_from(["1, 2, 1", "1, 0.5, 2, 1"]),
     "export.formats": st.sampled_from([["webui"], ["diffusers"], ["diffusers", "webui"]]),
 }
 _TEXT = st.text(st.characters(blacklist_categories=("Cs",)), max_size=40)
@@ -328,8 +339,11 @@ def _values_of(knob: Knob) -> st.SearchStrategy[Any]:
 
 @given(st.data())
 def test_config_to_toml_and_back_is_the_identity(data: st.DataObject) -> None:
-    chosen = data.draw(st.lists(st.sampled_from(knobs()), max_size=8, unique_by=lambda k: k.path))
+    kind = data.draw(st.sampled_from(METHODS))
+    mine = [knob for knob in knobs() if knob.kind in ("", kind)]
+    chosen = data.draw(st.lists(st.sampled_from(mine), max_size=8, unique_by=lambda k: k.path))
     changes = {knob.path: data.draw(_values_of(knob), label=knob.path) for knob in chosen}
+    changes["method.kind"] = kind
     config = build(override({}, changes))
     assert build(configs.parse(configs.to_toml(config), "")) == config
     assert build(config.values()) == config
