@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from . import diffusion
 from .config import Config
-from .data import items, prior
+from .data import captions, items, prior
 from .data.census import Census
 from .data.section import why_no_latent_cache, why_no_text_cache
 from .hardware import GIB, Machine
@@ -150,6 +150,9 @@ def resolve(
     diffusion.check(config.noise, facts.prediction_type)
     trained = method.trains(config.method, facts)
     choices = _Choices()
+    given, config = config, with_trigger(config, census)
+    if config.data.trigger != given.data.trigger:
+        choices.make("data.trigger", config.data.trigger, "what is learnt must stand in every caption")
     lrs = _lrs(config, method, choices)
     precision = _precision(config, machine, choices)
     resolutions = _resolutions(config, facts, choices)
@@ -201,6 +204,16 @@ def resolve(
         placements=_placements(facts, machine, precision, trained, checkpointing, cache_text, cache_latents),
         choices=tuple(choices.made),
     )
+
+
+def with_trigger(config: Config, census: Census) -> Config:
+    """Return the config with its method's new word as the trigger word, if there are both word and need.
+
+    Raises:
+        UserError: no caption has a word that is to be learnt.
+    """
+    words = method_of(config.method.kind).words(config.method)
+    return config.model_copy(update={"data": captions.with_trigger(config.data, words, census.samples)})
 
 
 def resolutions_of(config: Config, facts: Facts) -> tuple[int, ...]:

@@ -75,7 +75,10 @@ def decide(
     if config.prior.is_on and class_images is None:
         side = max(plan.resolutions_of(config, facts))
         class_images = prior.drawn(config.prior, side, class_image_folder(config, facts, workspace))
-    chunks = _chunks(config, (census, validation), class_images, count_tokens) if count_tokens else 1
+    chunks = 1
+    if count_tokens:
+        told = plan.with_trigger(config, census)
+        chunks = _chunks(told, (census, validation), class_images, count_tokens)
     made = plan.resolve(config, facts, census, validation, machine, chunks, class_images)
     made = dataclasses.replace(made, advice=advise(made, census))
     return Draft(made.facts, census, validation, class_images, made)
@@ -127,9 +130,9 @@ def load(folder: RunFolder) -> Draft | None:
     if not folder.plan_file.exists():
         return None
     plan_ = _PLAN.validate_json(folder.plan_file.read_bytes())
-    plan_ = dataclasses.replace(plan_, config=folder.config())
     census, validation, class_images = _CENSUSES.validate_json(folder.census_file.read_bytes())
     assert census is not None
+    plan_ = dataclasses.replace(plan_, config=plan.with_trigger(folder.config(), census))
     return Draft(plan_.facts, census, validation, class_images, plan_)
 
 

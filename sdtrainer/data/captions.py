@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+from ..section import UserError
 from . import templates
+from .census import Sample
 from .section import DataSection
 
 TRIGGER = "{trigger}"
@@ -34,6 +36,33 @@ def variants(caption: str, section: DataSection, class_word: str = "") -> tuple[
     """Return the caption in every template, nothing else left to chance; without templates it is one."""
     text = caption.strip() or class_word.strip()
     return tuple(_completed(line, text, section) for line in _lines(section))
+
+
+def with_trigger(section: DataSection, words: Sequence[str], samples: Iterable[Sample]) -> DataSection:
+    """Return the settings with the first of a method's new words as the trigger word, if none is given.
+
+    Captions that name some of several words themselves are left as they are.
+
+    Raises:
+        UserError: no caption would have any of the words, or a template asks for a trigger word in vain.
+    """
+    written = {v for s in samples for v in variants(s.caption, section, s.class_word)} if words else set()
+    is_named = any(has_word(caption, word) for caption in written for word in words)
+    if words and not section.trigger.strip() and not (is_named and len(words) > 1):
+        return section.model_copy(update={"trigger": words[0]})
+    if words and not is_named:
+        raise UserError(
+            f"Trigger word: it is '{section.trigger.strip()}', and no caption has {' or '.join(words)}.",
+            f"Leave it empty, or write {words[0]} there or in the captions.",
+            "data.trigger",
+        )
+    if not section.trigger.strip() and any(templates.TRIGGER in line for line in _lines(section)):
+        raise UserError(
+            f"Caption templates: {templates.TRIGGER} stands for the trigger word, and there is none.",
+            "Write a trigger word, or templates without it.",
+            "data.trigger",
+        )
+    return section
 
 
 def has_word(text: str, word: str) -> bool:

@@ -81,6 +81,7 @@ def decide(folder: RunFolder, workspace: Workspace) -> Draft:
     facts = families.recognise(config.base)
     family = families.family_of(facts)
     tokenizers = family.load(facts, (), {})
+    method_of(config.method.kind).add_words(tokenizers, config.method)
     made = planner.draft(config, workspace, detect(), partial(family.count_tokens, tokenizers))
     if os.environ.get("RANK", "0") == "0":
         planner.save(made, folder)

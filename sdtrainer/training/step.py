@@ -12,19 +12,21 @@ from typing import Any
 import torch
 
 from .. import diffusion
+from ..methods import method_of
 from ..plan import Plan
 from ..seams import Batch, Conditioning, Family, Parts
 
 
 class TrainStep(torch.nn.Module):
-    """noise -> encode -> predict -> weighted error.
+    """noise -> encode -> predict -> weighted error, and the method's penalty.
 
-    Shapes: returns (B,) fp32: weight x error of each sample; the loss is their mean.
+    Shapes: returns (B,) fp32: weight x error of each sample + penalty; the loss is their mean.
     """
 
     def __init__(self, family: Family, parts: Parts, plan: Plan) -> None:
         super().__init__()
         self.family, self.parts, self.plan = family, parts, plan
+        self.method = method_of(plan.config.method.kind)
         used = [p.part for p in plan.placements if p.phase == "train" and p.device == plan.device]
         self.trained = torch.nn.ModuleDict({part: parts.modules[part] for part in used})
 
@@ -33,7 +35,9 @@ class TrainStep(torch.nn.Module):
         noised = self.family.noise(self.parts, latents, generator, self.plan.config.noise)
         prediction = self.family.predict(self.parts, noised, self.conditioning(batch, text_learns))
         error = diffusion.error(prediction, noised.target, self.plan.config.noise)
-        return batch.weight * noised.weight * error
+        losses = batch.weight * noised.weight * error
+        penalty = self.method.penalty(self.parts, self.plan.config.method)
+        return losses if penalty is None else losses + penalty
 
     def latents(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
         """(B, C, h, w) fp32, drawn from the VAE's posterior."""
