@@ -14,7 +14,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from sdtrainer.formats import diffusers_names, kohya, readers, safetensors_file
+from sdtrainer.formats import adapter_file, diffusers_names, kohya, lycoris, readers, safetensors_file
 from sdtrainer.formats.kohya import LoraTensors
 from sdtrainer.section import UserError
 
@@ -183,13 +183,13 @@ def test_reading_a_kohya_file_gives_back_the_adapters(pipeline):
     }
     state = kohya.to_kohya(adapters)
     again = {k.replace("lora_te_", "lora_te1_"): v for k, v in state.items()}
-    for read in (kohya.from_kohya(state, paths), kohya.from_kohya(again, paths)):
+    for read in (adapter_file.read(state, paths), adapter_file.read(again, paths)):
         assert {part: set(a) for part, a in read.items()} == {part: set(a) for part, a in adapters.items()}
         for part, adapter in adapters.items():
             for path, lora in adapter.items():
                 back = read[part][path]
-                assert torch.equal(back.down, lora.down) and torch.equal(back.up, lora.up)
-                assert back.alpha == lora.alpha and torch.equal(back.dora_scale, lora.dora_scale)
+                assert torch.equal(back["lora_down"], lora.down) and torch.equal(back["lora_up"], lora.up)
+                assert back["alpha"] == lora.alpha and torch.equal(back["dora_scale"], lora.dora_scale)
 
 
 def test_a_missing_alpha_is_the_rank():
@@ -197,12 +197,12 @@ def test_a_missing_alpha_is_the_rank():
         "lora_unet_a_b.lora_down.weight": torch.zeros(4, 8),
         "lora_unet_a_b.lora_up.weight": torch.zeros(8, 4),
     }
-    read = kohya.from_kohya(state, {"unet": ["a.b"], "text_encoder": []})
-    assert read["unet"]["a.b"].alpha == 4
+    read = adapter_file.read(state, {"unet": ["a.b"], "text_encoder": []})
+    assert lycoris.scale(read["unet"]["a.b"]) == 1
 
 
 @pytest.mark.parametrize(
-    "extra", ["lora_unet_x_y.alpha", "lora_unet_a_b.lora_mid.weight", "lora_unet_a_b.hada_w1_a", "strange"]
+    "extra", ["lora_unet_x_y.alpha", "lora_unet_a_c.lora_mid.weight", "lora_unet_a_b.a1.weight", "strange"]
 )
 def test_entries_that_fit_nothing_are_named(extra):
     state = {
@@ -210,7 +210,7 @@ def test_entries_that_fit_nothing_are_named(extra):
         "lora_unet_a_b.lora_up.weight": torch.zeros(8, 4),
     }
     with pytest.raises(UserError, match=extra.split(".")[0]):
-        kohya.from_kohya(state | {extra: torch.zeros(1)}, {"unet": ["a.b"], "text_encoder": []})
+        adapter_file.read(state | {extra: torch.zeros(1)}, {"unet": ["a.b"], "text_encoder": []})
 
 
 def test_sdxl_has_a_prefix_per_encoder():
@@ -220,7 +220,7 @@ def test_sdxl_has_a_prefix_per_encoder():
         {"text_encoder": {path: lora}, "text_encoder_2": {path: lora}}, kohya.SDXL_PREFIXES
     )
     assert {k.split("_text_model")[0] for k in state} == {"lora_te1", "lora_te2"}
-    read = kohya.from_kohya(state, {"text_encoder": [path], "text_encoder_2": [path]}, kohya.SDXL_PREFIXES)
+    read = adapter_file.read(state, {"text_encoder": [path], "text_encoder_2": [path]}, kohya.SDXL_PREFIXES)
     assert set(read) == {"text_encoder", "text_encoder_2"}
 
 

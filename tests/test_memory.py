@@ -67,12 +67,15 @@ def test_adapters_on_the_published_model(trainer: Trainer, published: str) -> No
 @pytest.mark.parametrize("targets", ["attention", "attention and feed-forward", "with convolutions"])
 def test_adapters_are_rank_times_in_plus_out(trainer: Trainer, published: str, targets: str) -> None:
     """The count without peft, from the shapes of the layers chosen. A down-projection keeps the kernel."""
-    from sdtrainer.methods import adapter
+    import torch
+
+    from sdtrainer.methods import targets as chosen
 
     plan = planned(trainer, CARD, base__path=published, method__rank=4, method__targets=targets)
     denoiser = families.family_of(plan.facts).skeleton(plan.facts)[DENOISER]
     layers = dict(denoiser.named_modules())
-    paths = adapter.choose(denoiser, adapter.patterns(plan.config.method, DENOISER))
+    kinds = (torch.nn.Linear, torch.nn.Conv2d)
+    paths = chosen.choose(denoiser, chosen.patterns(plan.config.method, DENOISER), kinds)
     shapes = [layers[path].weight.shape for path in paths]
     assert len(paths) > 100
     assert estimate(plan).trained == sum(4 * (shape[1:].numel() + shape[0]) for shape in shapes)
@@ -149,11 +152,11 @@ def test_ledger_is_what_lies_in_memory(trainer: Trainer, optimizer: str, with_te
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_exported_file_has_the_promised_size(trainer: Trainer, tmp_path: Path, precision: Any) -> None:
+def test_the_exported_tensors_have_the_promised_size(
+    trainer: Trainer, tmp_path: Path, precision: Any
+) -> None:
     plan = planned(trainer, CPU_ONLY, method__rank=32, export__precision=precision)
     parts, _ = after_a_step(plan)
     order = ExportOrder(tmp_path, "zib", precision, ("webui",), {})
     (path,) = method_of("lora").export(parts, plan.config.method, order)
-    promised = estimate(plan).exported_bytes
-    assert promised == pytest.approx(path.stat().st_size, rel=0.05)
-    assert promised > sum(t.nbytes for t in load_file(path).values())
+    assert estimate(plan).exported_bytes == sum(t.nbytes for t in load_file(path).values())

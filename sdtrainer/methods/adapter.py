@@ -1,175 +1,134 @@
-"""What LoRA, LoHa and LoKr share: which modules get an adapter, putting it there through peft, and taking
-stock of it.
+"""What LoRA, LoHa and LoKr share: putting an adapter on layers through peft, taking it off, sizing and
+writing its file, and merging a file into a model.
 
-Knows nothing of one method's mathematics or file format.
+Knows nothing of one method's mathematics. A method is an `Adapter` that says which peft config it wants and
+what its tensors are called.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from ..formats.safetensors_file import read_header
-from ..seams import DENOISER, LearningRates, ParamGroup, Parts
-from ..section import Section, UserError, knob
+from ..formats import adapter_file, lycoris
+from ..formats.safetensors_file import read_header, write
+from ..seams import DENOISER, ExportOrder, Facts, LearningRates, Method, ParamGroup, Parts, Precision
+from . import targets
+from .targets import AdapterSection
 
 if TYPE_CHECKING:
     import torch
 
 NAME = "default"
-Targets = Literal["attention", "attention and feed-forward", "with convolutions", "own list"]
+FILE_PARTS = {DENOISER: "unet"}
+"""What files call a part, where they call it otherwise."""
 
-_ATTENTION = r"(.*\.)?(to_q|to_k|to_v|to_out\.0)"
-_TRANSFORMER = r"(.*\.)?(to_q|to_k|to_v|to_out\.0|proj_in|proj_out|ff\.net\.0\.proj|ff\.net\.2)"
-_CONVOLUTIONS = (
-    r"(.*\.)?(conv1|conv2|time_emb_proj|conv_shortcut|downsamplers\.\d+\.conv|upsamplers\.\d+\.conv)"
-)
-DENOISER_TARGETS: Mapping[str, tuple[str, ...]] = {
-    "attention": (_ATTENTION,),
-    "attention and feed-forward": (_TRANSFORMER,),
-    "with convolutions": (_TRANSFORMER, _CONVOLUTIONS),
-}
-ENCODER_TARGETS: Mapping[str, tuple[str, ...]] = {
-    "attention": (r"(.*\.)?self_attn\.(q_proj|k_proj|v_proj|out_proj)",),
-    "attention and feed-forward": (r"(.*\.)?(self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.(fc1|fc2))",),
-    "with convolutions": (r"(.*\.)?(self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.(fc1|fc2))",),
-}
+_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+_ENDINGS = {"webui": ".safetensors", "diffusers": "-diffusers.safetensors"}
 
 
-class AdapterSection(Section):
-    """Settings that every adapter has."""
+class Adapter(Method):
+    """The Method seam, but for title, card and what is particular to one method."""
 
-    targets: Targets = knob(
-        "attention and feed-forward",
-        "Layers to train",
-        "Which layers of the model get an adapter. Attention alone gives the smallest file; feed-forward "
-        "layers learn "
-        "more detail; convolutions help styles and textures; 'own list' uses the patterns below.",
-        level="basic",
-    )
-    own_targets: list[str] = knob(
-        [],
-        "Own list of layers",
-        "Patterns of layer names, one per line, for 'own list': '*' stands for any text, as in "
-        "*attn2.to_k. Names "
-        "beginning with text_encoder. choose layers of the text encoder (token_embedding too).",
-        lines=3,
-    )
-    train_text_encoder: bool = knob(
-        False,
-        "Train the text encoder too",
-        "Also teaches the part that reads the prompt. Learns trigger words faster, but forgets more and "
-        "needs more "
-        "memory; text can then not be cached.",
-        level="basic",
-    )
+    keys: tuple[str, ...]
+    """Endings by which a file is known to be of this method."""
 
+    def peft_config(self, section: Any, chosen: PeftChoice) -> Any:
+        """Return peft's config for one part."""
+        raise NotImplementedError
 
-def patterns(section: AdapterSection, part: str) -> tuple[str, ...]:
-    """Return the regular expressions that a module path of `part` must match in full, one of them."""
-    if section.targets == "own list":
-        return tuple(_glob(p.removeprefix(f"{part}.")) for p in section.own_targets if _belongs(p, part))
-    if part == DENOISER:
-        return DENOISER_TARGETS[section.targets]
-    return ENCODER_TARGETS[section.targets] if section.train_text_encoder else ()
+    def kinds(self, section: Any) -> tuple[type, ...]:
+        """Return the classes of layers that can have this adapter."""
+        import torch
 
+        return (torch.nn.Linear, torch.nn.Conv2d)
 
-def check_targets(section: AdapterSection) -> None:
-    """Raise UserError when 'own list' is chosen and empty."""
-    if section.targets == "own list" and not any(p.strip() for p in section.own_targets):
-        raise UserError(
-            "Own list of layers: it is empty.",
-            "Add a pattern such as *attn2.to_k, or choose other layers to train.",
-            "method.own_targets",
-        )
+    def state(
+        self, parts: Parts, section: Any, layout: str
+    ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        """Return the tensors of the file and entries for its header."""
+        raise NotImplementedError
 
+    def suits(self, section: Any, facts: Facts) -> None:
+        targets.check(section)
 
-def choose(module: torch.nn.Module, wanted: Sequence[str]) -> list[str]:
-    """Return the paths of linear, convolution and embedding layers whose path matches one of `wanted` in
-    full.
+    def trains(self, section: Any, facts: Facts) -> tuple[str, ...]:
+        return targets.parts_of(section, facts)
 
-    Raises:
-        UserError: a pattern matches no such layer; it is named.
-    """
-    import torch
+    def attach(self, parts: Parts, section: Any, lrs: LearningRates) -> list[ParamGroup]:
+        from peft import inject_adapter_in_model
 
-    kinds = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Embedding)
-    paths = [path for path, layer in module.named_modules() if isinstance(layer, kinds)]
-    for pattern in wanted:
-        if not any(re.fullmatch(pattern, path) for path in paths):
-            raise UserError(
-                f"Layers to train: no layer matches '{pattern}'.",
-                f"Names look like {paths[len(paths) // 2]}; mend or remove the pattern.",
-                "method.own_targets",
-            )
-    return [path for path in paths if any(re.fullmatch(pattern, path) for pattern in wanted)]
+        trainable = {name: parts.modules[name] for name in (DENOISER, *parts.facts.encoders)}
+        ranks = targets.ranks(trainable, section, self.kinds(section))
+        groups = []
+        for part, by_path in ranks.items():
+            module = parts.modules[part]
+            config = self.peft_config(section, PeftChoice(section, by_path))
+            inject_adapter_in_model(config, module, adapter_name=NAME)
+            for parameter in module.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.float()
+            attached = {path for path, _ in layers(module)}
+            assert attached == by_path.keys(), "peft attached to other layers than asked for"
+            lr = lrs.denoiser if part == DENOISER else lrs.text_encoder
+            groups += self.groups(section, part.replace("_", " "), module, lr)
+        self.start(parts, section)
+        return groups
 
+    def start(self, parts: Parts, section: Any) -> None:
+        """Set the adapters' first values where peft's own are not what is wanted."""
 
-def inject(parts: Parts, section: AdapterSection, config_of: Any, lrs: LearningRates) -> list[ParamGroup]:
-    """Put adapters made by `config_of(paths)` into the parts that the section chooses; they train in fp32.
+    def groups(self, section: Any, name: str, module: torch.nn.Module, lr: float) -> list[ParamGroup]:
+        """Return the trained parameters of one part by learning rate."""
+        return [ParamGroup(name, [p for p in module.parameters() if p.requires_grad], lr)]
 
-    Returns one group per part, without empty ones.
-    """
-    from peft import inject_adapter_in_model
+    def detach(self, parts: Parts, section: Any) -> None:
+        for module in parts.modules.values():
+            for path, layer in list(layers(module)):
+                parent, _, name = path.rpartition(".")
+                setattr(module.get_submodule(parent), name, layer.get_base_layer())
 
-    groups = []
-    for part in (DENOISER, *parts.facts.encoders):
-        module = parts.modules[part]
-        paths = choose(module, patterns(section, part))
-        if not paths:
-            continue
-        inject_adapter_in_model(config_of(paths), module, adapter_name=NAME)
-        trained = [p for p in module.parameters() if p.requires_grad]
-        for parameter in trained:
-            parameter.data = parameter.data.float()
-        assert len(list(layers(module))) == len(paths), (
-            f"peft attached to other layers than {len(paths)} asked for"
-        )
-        lr = lrs.denoiser if part == DENOISER else lrs.text_encoder
-        groups.append(ParamGroup(part.replace("_", " "), trained, lr))
-    if not groups:
-        raise UserError(
-            "Layers to train: none is chosen.", "Choose layers of the denoiser.", "method.targets"
-        )
-    return groups
+    def outputs(self, section: Any, name: str, formats: Sequence[str]) -> tuple[str, ...]:
+        return tuple(name + _ENDINGS[layout] for layout in formats)
+
+    def precision(self, section: Any, wanted: Precision) -> Precision:
+        """Return what the file is stored as."""
+        return wanted
+
+    def exported_bytes(self, parts: Parts, section: Any, precision: Precision) -> int:
+        size = _BYTES[self.precision(section, precision)]
+        state, _ = self.state(parts, section, "webui")
+        return sum(t.numel() * (size if t.ndim else 4) for t in state.values())
+
+    def export(self, parts: Parts, section: Any, order: ExportOrder) -> list[Path]:
+        written = []
+        for layout, name in zip(order.formats, self.outputs(section, order.name, order.formats), strict=True):
+            state, header = self.state(parts, section, layout)
+            path = order.folder / name
+            write(path, state, dict(order.metadata) | header, self.precision(section, order.precision))
+            written.append(path)
+        return written
+
+    def reads(self, file: Path) -> bool:
+        if file.suffix != ".safetensors" or not file.is_file():
+            return False
+        return any(name.endswith(self.keys) for name in read_header(file).tensors)
+
+    def put_on(self, parts: Parts, file: Path, strength: float) -> None:
+        merge(parts, file, strength)
 
 
-def remove(parts: Parts) -> None:
-    """Put the bare layers back in place of those that carry an adapter."""
-    for module in parts.modules.values():
-        for path, layer in list(layers(module)):
-            parent, _, name = path.rpartition(".")
-            setattr(module.get_submodule(parent), name, layer.get_base_layer())
+class PeftChoice:
+    """The layers of one part in peft's words. Patterns are whole paths, so that none fits another's layer."""
 
+    def __init__(self, section: AdapterSection, ranks: Mapping[str, int]) -> None:
+        import re
 
-def add(module: torch.nn.Module, deltas: Mapping[str, torch.Tensor], strength: float) -> None:
-    """Add strength x delta to the weights of the layers of these paths."""
-    import torch
-
-    with torch.no_grad():
-        for path, delta in deltas.items():
-            weight = module.get_submodule(path).weight
-            weight.add_(delta.reshape(weight.shape).to(weight), alpha=strength)
-
-
-def has_keys(file: Path, endings: tuple[str, ...]) -> bool:
-    """Return whether this is a .safetensors file with a tensor whose name ends so."""
-    if file.suffix != ".safetensors" or not file.is_file():
-        return False
-    return any(name.endswith(endings) for name in read_header(file).tensors)
-
-
-def outputs(name: str, formats: Sequence[str]) -> tuple[str, ...]:
-    """Return the file names of an adapter, by format."""
-    endings = {"webui": ".safetensors", "diffusers": "-diffusers.safetensors"}
-    return tuple(name + endings[layout] for layout in formats)
-
-
-def trained_parts(section: AdapterSection, facts: Any) -> tuple[str, ...]:
-    """Return the parts that get adapters, from the settings alone."""
-    return tuple(part for part in (DENOISER, *facts.encoders) if patterns(section, part))
+        self.paths = list(ranks)
+        other = {f"^{re.escape(path)}": rank for path, rank in ranks.items() if rank != section.rank}
+        self.rank_pattern = other
+        self.alpha_pattern = {path: section.alpha * rank / section.rank for path, rank in other.items()}
 
 
 def layers(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
@@ -181,10 +140,61 @@ def layers(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
             yield path, layer
 
 
-def _belongs(pattern: str, part: str) -> bool:
-    names_encoder = pattern.startswith("text_encoder")
-    return bool(pattern.strip()) and (pattern.startswith(f"{part}.") if names_encoder else part == DENOISER)
+def by_part(parts: Parts) -> dict[str, dict[str, Any]]:
+    """Return the peft layers by the file's word for the part, and path."""
+    found = {FILE_PARTS.get(part, part): dict(layers(module)) for part, module in parts.modules.items()}
+    return {part: attached for part, attached in found.items() if attached}
 
 
-def _glob(pattern: str) -> str:
-    return "".join(".*" if c == "*" else re.escape(c) for c in pattern.strip())
+def merge(parts: Parts, file: Path, strength: float) -> None:
+    """Add strength x delta of any adapter file to the weights of a model; all of it or, on error, nothing.
+
+    Raises:
+        UserError: naming what does not fit this model.
+    """
+    from safetensors.torch import load_file
+
+    header, state = read_header(file), load_file(file)
+    modules = {FILE_PARTS.get(part, part): module for part, module in parts.modules.items()}
+    found = adapter_file.read(state, paths(parts))
+    found = adapter_file.with_header_alphas(found, header.metadata)
+    touched = [
+        (f"{part}.{path}", modules[part].get_submodule(path), tensors)
+        for part, by_path in found.items()
+        for path, tensors in by_path.items()
+    ]
+    wrong = [name for name, layer, tensors in touched if not _fits(tensors, layer)]
+    if wrong:
+        raise adapter_file.misfit(wrong)
+    for _, layer, tensors in touched:
+        _add(layer, tensors, strength)
+
+
+def paths(parts: Parts) -> dict[str, list[str]]:
+    """Return the module paths of the trainable parts, by the file's word for the part."""
+    names = [name for name in parts.modules if name == DENOISER or name in parts.facts.encoders]
+    return {
+        FILE_PARTS.get(part, part): [path for path, _ in parts.modules[part].named_modules()]
+        for part in names
+    }
+
+
+def _fits(tensors: lycoris.Tensors, layer: torch.nn.Module) -> bool:
+    """Compute with shapes alone, on the meta device."""
+    meta = {word: t if t.numel() == 1 else t.to("meta") for word, t in tensors.items()}
+    try:
+        weight, bias = layer.weight.to("meta"), getattr(layer, "bias", None)
+        lycoris.changes(meta, weight, None if bias is None else bias.to("meta"))
+    except (ValueError, AttributeError):
+        return False
+    return True
+
+
+def _add(layer: torch.nn.Module, tensors: lycoris.Tensors, strength: float) -> None:
+    import torch
+
+    with torch.no_grad():
+        here = {word: tensor.to(layer.weight.device) for word, tensor in tensors.items()}
+        for name, change in lycoris.changes(here, layer.weight, layer.bias).items():
+            parameter = getattr(layer, name)
+            parameter.copy_(parameter.float() + strength * change)

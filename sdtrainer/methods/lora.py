@@ -1,39 +1,28 @@
 """LoRA: h = W x + B A x * alpha / r, with A and B of small rank r (Hu et al. 2021,
 https://arxiv.org/abs/2106.09685, eq. 3).
 
-Owns the settings, the attachment through peft and the export to the kohya/A1111 and diffusers layouts.
+Owns its settings and what they add to it: the rank-stabilised scale alpha / sqrt(r) (Kalajdzievski 2023,
+https://arxiv.org/abs/2312.03732, theorem 3.2), DoRA (Liu et al. 2024, https://arxiv.org/abs/2402.09353, eq.
+5) and LoRA+ (Hayou et al. 2024, https://arxiv.org/abs/2402.12354: B learns faster than A).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..seams import (
-    DENOISER,
-    GOALS,
-    Card,
-    ExportOrder,
-    Facts,
-    LearningRates,
-    Method,
-    ParamGroup,
-    Parts,
-    Precision,
-)
+from ..formats import diffusers_names, kohya
+from ..seams import GOALS, Card, Facts, LearningRates, ParamGroup, Parts
 from ..section import knob
-from . import adapter
+from . import lora_start
+from .adapter import NAME, Adapter, PeftChoice, by_part
+from .targets import MAX_RANK, AdapterSection
 
 if TYPE_CHECKING:
     import torch
 
-    from ..formats.kohya import LoraTensors
 
-_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-
-
-class LoraSection(adapter.AdapterSection):
+class LoraSection(AdapterSection):
     """Two thin matrices beside each chosen layer."""
 
     kind: Literal["lora"] = "lora"
@@ -41,34 +30,59 @@ class LoraSection(adapter.AdapterSection):
         16,
         "Rank",
         "How much each layer may learn. 4-8 for a simple subject, 16-32 for most, 64 and more for styles "
-        "with much "
-        "detail. Too low misses detail; too high makes a large file and learns the pictures by heart.",
+        "with much detail. Too low misses detail; too high makes a large file and learns the pictures by "
+        "heart.",
         level="basic",
         ge=1,
-        le=1024,
+        le=MAX_RANK,
     )
     alpha: float = knob(
         16.0,
         "Alpha",
         "Strength: what is learnt is multiplied by alpha / rank. Equal to rank is a good start; halving it "
-        "acts like "
-        "halving the learning rate.",
+        "acts like halving the learning rate.",
         level="basic",
         gt=0,
         le=4096,
+    )
+    rank_stabilised: bool = knob(
+        False,
+        "Rank-stabilised",
+        "Multiplies by alpha / sqrt(rank) instead, so that high ranks learn as fast as low ones. Choose a "
+        "smaller alpha then: with rank 64, alpha 8 has the strength of 64 without this.",
+    )
+    dora: bool = knob(
+        False,
+        "DoRA",
+        "Trains direction and size of each layer's weights apart. Often closer to full fine-tuning at low "
+        "ranks, but slower. Drawn as trained by ComfyUI and diffusers; A1111 computes it otherwise.",
+    )
+    lr_ratio_b: float = knob(
+        1.0,
+        "Faster second matrix (LoRA+)",
+        "The second of the two matrices learns this many times faster than the first. 1 is ordinary LoRA; "
+        "up to 16 reaches the goal in fewer steps, with a lower learning rate.",
+        ge=1,
+        le=64,
     )
     dropout: float = knob(
         0.0,
         "Dropout",
         "Part of the adapter's input that is left out at random while training. 0 is usual; 0.1 can help "
-        "against "
-        "learning by heart when there are few images.",
+        "against learning by heart when there are few images.",
         ge=0,
         le=0.9,
     )
+    init_from: str = knob(
+        "",
+        "Go on from a LoRA file",
+        "A LoRA file to start from instead of from nothing, yours or another's. Rank, DoRA and layers must "
+        "be those of the file.",
+        is_path=True,
+    )
 
 
-class Lora(Method):
+class Lora(Adapter):
     kind = "lora"
     title = "LoRA"
     Section = LoraSection
@@ -83,105 +97,78 @@ class Lora(Method):
     )
     formats = ("webui", "diffusers")
     lrs = dict.fromkeys(GOALS, LearningRates(1e-4, 5e-5))
+    keys = (
+        "lora_down.weight", "lora_A.weight", "lora.down.weight", "lora_linear_layer.down.weight", ".diff",
+        ".w_norm",
+    )  # fmt: skip
 
     def suits(self, section: LoraSection, facts: Facts) -> None:
-        adapter.check_targets(section)
+        super().suits(section, facts)
+        if section.init_from:
+            lora_start.check(section, facts)
 
-    def trains(self, section: LoraSection, facts: Facts) -> tuple[str, ...]:
-        return adapter.trained_parts(section, facts)
+    def kinds(self, section: LoraSection) -> tuple[type, ...]:
+        import torch
 
-    def attach(self, parts: Parts, section: LoraSection, lrs: LearningRates) -> list[ParamGroup]:
+        return super().kinds(section) + (() if section.dora else (torch.nn.Embedding,))
+
+    def peft_config(self, section: LoraSection, chosen: PeftChoice) -> Any:
         from peft import LoraConfig
 
-        def config(paths: list[str]) -> LoraConfig:
-            return LoraConfig(
-                r=section.rank,
-                lora_alpha=section.alpha,
-                lora_dropout=section.dropout,
-                target_modules=paths,
-                init_lora_weights=True,
-            )
+        return LoraConfig(
+            r=section.rank,
+            lora_alpha=section.alpha,  # type: ignore[arg-type]
+            rank_pattern=chosen.rank_pattern,
+            alpha_pattern=chosen.alpha_pattern,
+            lora_dropout=section.dropout,
+            target_modules=chosen.paths,
+            use_rslora=section.rank_stabilised,
+            use_dora=section.dora,
+        )
 
-        return adapter.inject(parts, section, config, lrs)
+    def start(self, parts: Parts, section: LoraSection) -> None:
+        if section.init_from:
+            lora_start.take_over(section.init_from, parts)
 
-    def detach(self, parts: Parts, section: LoraSection) -> None:
-        adapter.remove(parts)
+    def groups(self, section: LoraSection, name: str, module: torch.nn.Module, lr: float) -> list[ParamGroup]:
+        if section.lr_ratio_b == 1:
+            return super().groups(section, name, module, lr)
+        trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        ups = [p for n, p in trained.items() if ".lora_B." in n or ".lora_embedding_B." in n]
+        others = [p for n, p in trained.items() if not any(p is up for up in ups)]
+        return [ParamGroup(name, others, lr), ParamGroup(f"{name} up", ups, lr * section.lr_ratio_b)]
 
-    def outputs(self, section: LoraSection, name: str, formats: Sequence[str]) -> tuple[str, ...]:
-        return adapter.outputs(name, formats)
-
-    def exported_bytes(self, parts: Parts, section: LoraSection, precision: Precision) -> int:
-        modules = [
-            m for part in self.trains(section, parts.facts) for m in adapter.layers(parts.modules[part])
-        ]
-        weights = sum(t.numel() for _, layer in modules for t in _down_up(layer))
-        return weights * _BYTES[precision] + len(modules) * (_BYTES[precision] + 3 * 96)
+    def state(
+        self, parts: Parts, section: LoraSection, layout: str
+    ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        adapters = {
+            part: {path: tensors(layer) for path, layer in attached.items()}
+            for part, attached in by_part(parts).items()
+        }
+        return (kohya.to_kohya(adapters), {}) if layout == "webui" else diffusers_names.to_diffusers(adapters)
 
     def provenance(self, section: LoraSection) -> dict[str, Any]:
-        return {"rank": section.rank, "alpha": section.alpha, "network_args": {"targets": section.targets}}
-
-    def export(self, parts: Parts, section: LoraSection, order: ExportOrder) -> list[Path]:
-        from ..formats import diffusers_names, kohya, safetensors_file
-
-        trained = self.trains(section, parts.facts)
-        adapters = {_PART_NAMES.get(part, part): tensors(parts.modules[part], section) for part in trained}
-        written = []
-        for layout, name in zip(order.formats, self.outputs(section, order.name, order.formats), strict=True):
-            if layout == "webui":
-                state, metadata = kohya.to_kohya(adapters), {}
-            else:
-                state, metadata = diffusers_names.to_diffusers(adapters)
-            path = order.folder / name
-            safetensors_file.write(path, state, dict(order.metadata) | metadata, order.precision)
-            written.append(path)
-        return written
-
-    def reads(self, file: Path) -> bool:
-        return adapter.has_keys(file, (".lora_down.weight", ".lora_A.weight"))
-
-    def put_on(self, parts: Parts, file: Path, strength: float) -> None:
-        from safetensors.torch import load_file
-
-        from ..formats import kohya
-
-        state = load_file(file)
-        paths = {
-            _PART_NAMES.get(part, part): [path for path, _ in module.named_modules()]
-            for part, module in parts.modules.items()
-        }
-        for part, adapters in kohya.from_kohya(state, paths).items():
-            module = parts.modules[{"unet": DENOISER}.get(part, part)]
-            deltas = {path: _delta(lora) for path, lora in adapters.items()}
-            adapter.add(module, deltas, strength)
+        alpha = section.alpha * (math.sqrt(section.rank) if section.rank_stabilised else 1)
+        args: dict[str, Any] = {"targets": section.targets}
+        if section.targets == "with convolutions":
+            args |= {"conv_dim": section.rank, "conv_alpha": alpha}
+        if section.dora:
+            args["dora_wd"] = True
+        if section.lr_ratio_b != 1:
+            args["loraplus_lr_ratio"] = section.lr_ratio_b
+        return {"rank": section.rank, "alpha": alpha, "network_args": args}
 
 
 METHOD = Lora()
-_PART_NAMES = {DENOISER: "unet"}
 
 
-def tensors(module: torch.nn.Module, section: LoraSection) -> dict[str, LoraTensors]:
-    """Return the adapters of a module as (down, up, alpha) by path, detached, in their own precision."""
-    from ..formats.kohya import LoraTensors
+def tensors(layer: Any) -> kohya.LoraTensors:
+    """Return the adapter of a peft layer, detached, in its own precision.
 
-    found = {}
-    for path, layer in adapter.layers(module):
-        down, up = _down_up(layer)
-        found[path] = LoraTensors(down=down, up=up, alpha=float(section.alpha))
-    return found
-
-
-def _down_up(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """down (r, in[, k, k]) and up (out, r[, 1, 1]) with delta W = up @ down * alpha / r, for W as the layer
-    stores it.
+    alpha is the file's: readers multiply by alpha / rank, so the rank-stabilised scale goes into it.
     """
-    if (
-        adapter.NAME in layer.lora_embedding_A
-    ):  # peft keeps A (r, words) and B (width, r) for W (words, width)
-        a, b = layer.lora_embedding_A[adapter.NAME], layer.lora_embedding_B[adapter.NAME]
-        return b.detach().T.contiguous(), a.detach().T.contiguous()
-    return layer.lora_A[adapter.NAME].weight.detach(), layer.lora_B[adapter.NAME].weight.detach()
-
-
-def _delta(lora: LoraTensors) -> torch.Tensor:
-    up, down = lora.up.float().flatten(1), lora.down.float().flatten(1)
-    return (up @ down).reshape(up.shape[0], *lora.down.shape[1:]) * (lora.alpha / lora.rank)
+    down, up = lora_start.matrices(layer)
+    dora_scale = None
+    if NAME in layer.lora_magnitude_vector:
+        dora_scale = layer.lora_magnitude_vector[NAME].weight.detach().reshape(-1, *[1] * (down.ndim - 1))
+    return kohya.LoraTensors(down, up, layer.scaling[NAME] * down.shape[0], dora_scale)

@@ -1,0 +1,155 @@
+"""What the tensors that a file holds for one layer stand for: the change of its weight and bias.
+
+Pure functions from tensors by name to delta W. The names are LyCORIS' and kohya's, without `.weight`:
+
+    lora_down, lora_up, lora_mid   LoRA, LoCon; Tucker with a middle  Hu et al. 2021, arXiv:2106.09685, eq. 3
+    hada_w1_a ... hada_t2          LoHa: product by elements          Hyeon-Woo et al. 2021, arXiv:2108.06098
+    lokr_w1 ... lokr_t2            LoKr: Kronecker product            Yeh et al. 2023, arXiv:2309.14859, eq. 5
+    diff, diff_b, w_norm, b_norm   the change itself
+    alpha                          the change is multiplied by alpha / rank; missing means alpha = rank
+    dora_scale, magnitude          DoRA's magnitudes; peft's shapes   Liu et al. 2024, arXiv:2402.09353, eq. 5
+
+Shapes: R rank; W (out, in[, kh, kw]); down (R, in[, kh, kw]), up (out, R[, 1, 1]), mid (R, R, kh, kw);
+hada_w*_a (out, R), hada_w*_b (R, in kh kw), with Tucker hada_t* (R, R, kh, kw), hada_w*_a (R, out), hada_w*_b
+(R, in); lokr_w1 (a, c) or its factors (a, R), (R, c); lokr_w2 (b, d[, kh, kw]) or its factors (b, R),
+(R, d kh kw), with Tucker (R, b), (R, d), for out = a b and in = c d; dora_scale (out, 1[, 1, 1]) or, in older
+files, (1, in[, 1, 1]); magnitude (out,) or (1, out, 1, 1).
+Source of names and shapes: lycoris/modules in KohakuBlueleaf/LyCORIS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from .kohya import SD_PREFIXES, module_name
+
+if TYPE_CHECKING:
+    import torch
+
+Tensors = Mapping[str, "torch.Tensor"]
+
+
+def to_lycoris(
+    adapters: Mapping[str, Mapping[str, Tensors]], prefixes: Mapping[str, str] = SD_PREFIXES
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of a LyCORIS file for layers by part ("unet", "text_encoder") and module path."""
+    return {
+        f"{module_name(part, path, prefixes[part])}.{word}": tensor
+        for part, layers in adapters.items()
+        for path, tensors in layers.items()
+        for word, tensor in tensors.items()
+    }
+
+
+def changes(tensors: Tensors, weight: torch.Tensor, bias: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """Return what is added to "weight" and "bias" of a layer, in fp32 and in their shapes.
+
+    Raises:
+        ValueError: the tensors are incomplete, or of another shape than the layer.
+    """
+    try:
+        found = {}
+        for word, change in _CHANGES.items():
+            if word in tensors:
+                found["weight"] = _shaped(change(_wide(tensors)), weight)
+        for word in ("diff_b", "b_norm"):
+            if word in tensors:
+                found["bias"] = _shaped(tensors[word].float(), bias)
+        sizes = magnitude(tensors, weight.ndim)
+        if sizes is not None:
+            found["weight"] = _rescaled(sizes, weight, found["weight"])
+    except (KeyError, RuntimeError, IndexError, AttributeError) as error:
+        raise ValueError(str(error)) from error
+    if not found:
+        raise ValueError("nothing is changed")
+    return found
+
+
+def rank(tensors: Mapping[str, object]) -> int:
+    """Return the rank of one layer's tensors (anything with a shape); 0 if it has none, as a whole LoKr."""
+    for word in ("lora_down", "lokr_w2_b", "lokr_w1_b", "hada_w1_b"):
+        if word in tensors:
+            return tensors[word].shape[0]  # type: ignore[attr-defined]
+    return 0
+
+
+def magnitude(tensors: Tensors, ndim: int) -> torch.Tensor | None:
+    """Return DoRA's magnitudes for a weight of so many dimensions, ready to multiply it, or None without."""
+    if "magnitude" in tensors:
+        return tensors["magnitude"].float().reshape(-1, *[1] * (ndim - 1))
+    return tensors["dora_scale"].float() if "dora_scale" in tensors else None
+
+
+def scale(t: Tensors) -> float:
+    """Return alpha / rank; 1 where no factor has a rank, whatever alpha says, as every reader has it."""
+    r = rank(t)
+    return float(t["alpha"]) / r if r and "alpha" in t else 1.0
+
+
+def _lora(t: Tensors) -> torch.Tensor:
+    down, up = t["lora_down"].flatten(1), t["lora_up"].flatten(1)
+    change = _tucker(t["lora_mid"], up.T, down) if "lora_mid" in t else up @ down
+    return change * scale(t)
+
+
+def _loha(t: Tensors) -> torch.Tensor:
+    first, second = (
+        _tucker(t[f"hada_t{i}"], t[f"hada_w{i}_a"], t[f"hada_w{i}_b"])
+        if f"hada_t{i}" in t
+        else t[f"hada_w{i}_a"] @ t[f"hada_w{i}_b"]
+        for i in (1, 2)
+    )
+    return first * second * scale(t)
+
+
+def _lokr(t: Tensors) -> torch.Tensor:
+    import torch
+
+    w1 = t["lokr_w1"] if "lokr_w1" in t else t["lokr_w1_a"] @ t["lokr_w1_b"]
+    if "lokr_w2" in t:
+        w2 = t["lokr_w2"]
+    elif "lokr_t2" in t:
+        w2 = _tucker(t["lokr_t2"], t["lokr_w2_a"], t["lokr_w2_b"])
+    else:
+        w2 = t["lokr_w2_a"] @ t["lokr_w2_b"]
+    return torch.kron(w1.reshape(*w1.shape, *[1] * (w2.ndim - 2)), w2.contiguous()) * scale(t)
+
+
+def _tucker(core: torch.Tensor, out: torch.Tensor, into: torch.Tensor) -> torch.Tensor:
+    """(R, R, kh, kw) with (R, out) and (R, in) is (out, in, kh, kw)."""
+    import torch
+
+    return torch.einsum("ijkl,io,jn->onkl", core, out, into)
+
+
+_CHANGES: Mapping[str, Callable[[Tensors], torch.Tensor]] = {
+    "lora_up": _lora,
+    "hada_w1_a": _loha,
+    "lokr_w1": _lokr,
+    "lokr_w1_a": _lokr,
+    "diff": lambda t: t["diff"],
+    "w_norm": lambda t: t["w_norm"],
+}
+"""By the word that tells which kind it is."""
+
+
+def _wide(tensors: Tensors) -> dict[str, torch.Tensor]:
+    """fp32, in which LoHa's small products do not vanish."""
+    return {word: tensor.float() for word, tensor in tensors.items()}
+
+
+def _shaped(change: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    if change.shape[0] != weight.shape[0]:
+        raise ValueError(f"{tuple(change.shape)} does not fit {tuple(weight.shape)}")
+    return change.reshape(weight.shape)
+
+
+def _rescaled(sizes: torch.Tensor, weight: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+    """m (W + delta) / |W + delta| - W, with one magnitude m per output or, in older files, per input."""
+    merged = weight.float() + change
+    kept = 0 if sizes.shape[0] == merged.shape[0] else 1
+    norms = merged.norm(dim=[d for d in range(merged.ndim) if d != kept], keepdim=True)
+    if sizes.shape != norms.shape:
+        raise ValueError(f"{tuple(sizes.shape)} are no magnitudes of {tuple(weight.shape)}")
+    return sizes * merged / norms - weight.float()
