@@ -28,6 +28,8 @@ _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample"}
 _MODULES = {
     "full": ("", ""),
     "lora": ("networks.lora", "lora"),
+    "loha": ("lycoris.kohya", "lora"),
+    "lokr": ("lycoris.kohya", "lora"),
     "hypernetwork": ("modules.hypernetworks", "hypernetwork"),
 }
 """Method: ss_network_module, and the suffix of the architecture; both empty for a whole model."""

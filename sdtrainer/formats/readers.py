@@ -81,6 +81,36 @@ READERS: tuple[Reader, ...] = (
         "its own loader, 0.42.1",
     ),
     Reader(
+        "loha", "sd", "webui", "A1111 / Forge", "yes",
+        "Put the file into models/Lora and write <lora:name:1> into the prompt.",
+        "its own loaders, 1.8.0",
+    ),
+    Reader(
+        "loha", "sd", "webui", "ComfyUI", "yes",
+        "Put the file into models/loras and add a Load LoRA node.",
+        "its key map, 0.3.64",
+    ),
+    Reader(
+        "loha", "sd", "webui", "diffusers", "no",
+        "diffusers reads LoRA alone for Stable Diffusion: draw with it here, or train a LoRA.",
+        "its own loader, 0.42.1",
+    ),
+    Reader(
+        "lokr", "sd", "webui", "A1111 / Forge", "yes",
+        "Put the file into models/Lora and write <lora:name:1> into the prompt.",
+        "its own loaders, 1.8.0",
+    ),
+    Reader(
+        "lokr", "sd", "webui", "ComfyUI", "yes",
+        "Put the file into models/loras and add a Load LoRA node. Tucker convolutions are left out there.",
+        "its key map, 0.3.64",
+    ),
+    Reader(
+        "lokr", "sd", "webui", "diffusers", "no",
+        "diffusers reads LoRA alone for Stable Diffusion: draw with it here, or train a LoRA.",
+        "its own loader, 0.42.1",
+    ),
+    Reader(
         "hypernetwork", "sd", "webui", "A1111 / Forge", "yes",
         "A1111: put the file into models/hypernetworks and write <hypernet:name:1> into the prompt. Forge "
         "shows such files without an effect.",

@@ -12,7 +12,7 @@ from ..section import UserError
 if TYPE_CHECKING:
     from ..seams import Method
 
-METHODS = ("lora", "hypernetwork")
+METHODS = ("lora", "loha", "lokr", "hypernetwork")
 
 
 @cache
