@@ -35,7 +35,7 @@ def test_there_are_presets_for_every_goal_and_card() -> None:
     assert len(PRESETS) >= 7
     assert {p.name for p in PRESETS} == {file.stem for file in FOLDER.glob("*.toml")}
     assert {config_of(p).run.goal for p in PRESETS} == {"subject", "style", "concept"}
-    assert {p.promises["vram_gib"] for p in PRESETS} == {0, 8, 16}
+    assert {p.promises["vram_gib"] for p in PRESETS} == {0, 8, 16, 24}
 
 
 @pytest.mark.parametrize("chosen", PRESETS, ids=lambda p: p.name)

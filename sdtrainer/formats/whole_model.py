@@ -67,18 +67,23 @@ def lay(states: Mapping[str, ldm.State], parts: Parts, strength: float) -> None:
     """
     import torch
 
+    mine = states_of(parts)
     for part, new in states.items():
-        mine = _state(parts.modules[part])
-        odd = sorted(mine.keys() ^ new.keys())
-        odd += sorted(k for k in mine.keys() & new.keys() if mine[k].shape != new[k].shape)
-        if odd:
-            raise UserError(
-                f"This model does not fit the base model: {odd[0]} of its {part.replace('_', ' ')} differs.",
-                "Choose the base model that it was made from, or one of the same kind.",
-            )
-        with torch.no_grad():
-            for name, weight in mine.items():
+        _check_fit(part, mine[part], new)
+    with torch.no_grad():
+        for part, new in states.items():
+            for name, weight in mine[part].items():
                 weight.copy_(_between(weight, new[name], strength))
+
+
+def _check_fit(part: str, mine: ldm.State, new: ldm.State) -> None:
+    odd = sorted(mine.keys() ^ new.keys())
+    odd += sorted(k for k in mine.keys() & new.keys() if mine[k].shape != new[k].shape)
+    if odd:
+        raise UserError(
+            f"This model does not fit the base model: {odd[0]} of its {part.replace('_', ' ')} differs.",
+            "Choose the base model that it was made from, or one of the same kind.",
+        )
 
 
 def _between(base: torch.Tensor, new: torch.Tensor, strength: float) -> torch.Tensor:

@@ -108,16 +108,21 @@ def check(section: AdapterSection) -> None:
             "Add a pattern such as *attn2.to_k, or choose other layers to train.",
             "method.own_targets",
         )
-    if not section.blocks:
+    check_blocks(section.blocks)
+    _rank_rules(section)
+
+
+def check_blocks(blocks: Sequence[str]) -> None:
+    """Raise UserError when no block is given, or one that cannot be read."""
+    if not blocks:
         raise UserError("Blocks to train: none is given.", "Add down, mid or up.", "method.blocks")
-    for block in section.blocks:
+    for block in blocks:
         if not _BLOCK.fullmatch(block.strip()) or block.strip().startswith("mid."):
             raise UserError(
                 f"Blocks to train: there is no '{block}'.",
                 "Write down, mid, up, or one of them with a number, such as up.1.",
                 "method.blocks",
             )
-    _rank_rules(section)
 
 
 def parts_of(section: AdapterSection, facts: Facts) -> tuple[str, ...]:
