@@ -88,6 +88,7 @@ class Adapter(Method):
             for path, layer in list(layers(module)):
                 parent, _, name = path.rpartition(".")
                 setattr(module.get_submodule(parent), name, layer.get_base_layer())
+            vars(module).pop("peft_config", None)
 
     def outputs(self, section: Any, name: str, formats: Sequence[str]) -> tuple[str, ...]:
         return tuple(name + _ENDINGS[layout] for layout in formats)
