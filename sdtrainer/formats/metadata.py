@@ -31,8 +31,9 @@ _MODULES = {
     "loha": ("lycoris.kohya", "lora"),
     "lokr": ("lycoris.kohya", "lora"),
     "hypernetwork": ("modules.hypernetworks", "hypernetwork"),
+    "textual_inversion": ("", "textual-inversion"),
 }
-"""Method: ss_network_module, and the suffix of the architecture; both empty for a whole model."""
+"""Method: ss_network_module, and the suffix of the architecture; empty for what is none."""
 
 
 @dataclass(frozen=True, kw_only=True)

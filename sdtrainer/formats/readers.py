@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Program = Literal["A1111 / Forge", "ComfyUI", "diffusers"]
-Layout = Literal["webui", "diffusers"]
+Layout = Literal["webui", "diffusers", "pt"]
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,51 @@ READERS: tuple[Reader, ...] = (
     Reader(
         "hypernetwork", "sd", "webui", "diffusers", "no",
         "diffusers has no hypernetworks: draw with it here, or train a LoRA.",
+    ),
+    Reader(
+        "textual_inversion", "sd", "webui", "A1111 / Forge", "yes",
+        "Put the file into the folder embeddings and write the file's name into the prompt.",
+        "its own loaders, 1.8.0",
+    ),
+    Reader(
+        "textual_inversion", "sd", "webui", "ComfyUI", "yes",
+        "Put the file into models/embeddings and write embedding:name into the prompt.",
+        "its own loaders, 0.3.64",
+    ),
+    Reader(
+        "textual_inversion", "sd", "webui", "diffusers", "yes",
+        'Call pipeline.load_textual_inversion("name.safetensors", token="<mine>").',
+        "its own loader, 0.42.1",
+    ),
+    Reader(
+        "textual_inversion", "sd", "pt", "A1111 / Forge", "yes",
+        "Put the file into the folder embeddings and write the file's name into the prompt.",
+        "its own loaders, 1.8.0",
+    ),
+    Reader(
+        "textual_inversion", "sd", "pt", "ComfyUI", "yes",
+        "Put the file into models/embeddings and write embedding:name into the prompt.",
+        "its own loaders, 0.3.64",
+    ),
+    Reader(
+        "textual_inversion", "sd", "pt", "diffusers", "yes",
+        'Call pipeline.load_textual_inversion("name.pt"); the word is in the file.',
+        "its own loader, 0.42.1",
+    ),
+    Reader(
+        "textual_inversion", "sd", "diffusers", "A1111 / Forge", "yes",
+        "Put the file into the folder embeddings and write the file's name into the prompt.",
+        "its own loaders, 1.8.0",
+    ),
+    Reader(
+        "textual_inversion", "sd", "diffusers", "ComfyUI", "yes",
+        "Put the file into models/embeddings and write embedding:name into the prompt.",
+        "its own loaders, 0.3.64",
+    ),
+    Reader(
+        "textual_inversion", "sd", "diffusers", "diffusers", "yes",
+        'Call pipeline.load_textual_inversion("name-diffusers.safetensors"); the word is in the file.',
+        "its own loader, 0.42.1",
     ),
 )  # fmt: skip
 

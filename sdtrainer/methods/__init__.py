@@ -12,7 +12,7 @@ from ..section import UserError
 if TYPE_CHECKING:
     from ..seams import Method
 
-METHODS = ("lora", "loha", "lokr", "full", "hypernetwork")
+METHODS = ("lora", "loha", "lokr", "full", "textual_inversion", "hypernetwork")
 
 
 @cache
