@@ -55,14 +55,16 @@ Counts = Counter[tuple[str, str, Kind]]
 
 
 def count(modules: Mapping[str, torch.nn.Module], trained_only: bool = False) -> Counts:
-    """Count the numbers of a model by part, place and kind; a parameter in several places counts in each."""
+    """Count the numbers of a model by part, place and kind; those used in several places are shared out."""
     counts: Counts = Counter()
     for part, module in modules.items():
         if part == VAE:  # no method trains it
             continue
-        for name, parameter in module.named_parameters(remove_duplicate=False):
+        for parameter, places in _uses(module):
             if parameter.requires_grad or not trained_only:
-                counts[part, *where(name)] += parameter.numel()
+                each, rest = divmod(parameter.numel(), len(places))
+                counts.update({(part, *place): each * n for place, n in Counter(places).items()})
+                counts[part, *places[0]] += rest
     return counts
 
 
@@ -85,6 +87,28 @@ def totals(found: Iterable[Block]) -> Iterator[tuple[Kind, int, int]]:
     for kind in KINDS:
         if of_kind := [b for b in listed if b.kind == kind]:
             yield kind, sum(b.total for b in of_kind), sum(b.trained for b in of_kind)
+
+
+def _uses(module: torch.nn.Module) -> Iterator[tuple[torch.nn.Parameter, list[tuple[str, Kind]]]]:
+    """Yield every parameter with the places that use it: where it lies, or where a hook takes it."""
+    hooked = [
+        (parameter, where(f"{path}."))
+        for path, layer in module.named_modules()
+        for network in _hooked(layer)
+        for parameter in network.parameters()
+    ]
+    uses: dict[int, tuple[torch.nn.Parameter, list[tuple[str, Kind]]]] = {}
+    for parameter, place in hooked:
+        uses.setdefault(id(parameter), (parameter, []))[1].append(place)
+    for name, parameter in module.named_parameters():
+        uses.setdefault(id(parameter), (parameter, [where(name)]))
+    yield from uses.values()
+
+
+def _hooked(layer: torch.nn.Module) -> list[torch.nn.Module]:
+    """Return the networks that a layer's input passes through first."""
+    given = [thing for hook in layer._forward_pre_hooks.values() for thing in getattr(hook, "args", ())]
+    return [thing for thing in given if callable(getattr(thing, "parameters", None))]
 
 
 def _find(pattern: str, name: str) -> re.Match[str] | None:

@@ -8,10 +8,12 @@ import pytest
 import sd15
 from conftest import Trainer
 
+from sdtrainer import config as configs
 from sdtrainer import planner
 from sdtrainer.anatomy import totals, where
 from sdtrainer.hardware import CPU_ONLY
 from sdtrainer.memory import Ledger, estimate
+from sdtrainer.methods import METHODS
 
 
 @pytest.mark.parametrize(
@@ -69,3 +71,19 @@ def test_only_the_chosen_kinds_of_layers_learn(trainer: Trainer, targets: str, l
 
 def planned(trainer: Trainer, **changes: object) -> Ledger:
     return estimate(planner.draft(trainer.config(**changes), trainer.workspace, CPU_ONLY).plan)
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_every_trained_number_of_every_method_lies_in_a_block(trainer: Trainer, kind: str) -> None:
+    config = configs.build(trainer.values | {"method": {"kind": kind}, "export": {}})
+    ledger = estimate(planner.draft(config, trainer.workspace, CPU_ONLY).plan)
+    assert sum(b.trained for b in ledger.blocks) == ledger.trained > 0
+
+
+def test_a_network_before_the_attention_is_seen_there(trainer: Trainer) -> None:
+    found = planned(trainer, method__kind="hypernetwork", export__formats=["webui"]).blocks
+    lit = {(b.kind, b.place) for b in found if b.trained}
+    assert {kind for kind, _ in lit} == {"attention"}
+    assert {place for _, place in lit} == {
+        b.place for b in found if b.part == "denoiser" and b.kind == "attention"
+    }

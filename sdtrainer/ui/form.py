@@ -64,9 +64,9 @@ class Form:
         return self._place(self._knobs[(section, "", name)], **looks)
 
     def place_kind(self) -> gr.Radio:
-        """Put the choice of method here; its settings follow wherever `place_level` is called."""
+        """Put the chosen method here, unseen; its settings follow wherever `place_level` is called."""
         choices = [(method_of(kind).title, kind) for kind in METHODS]
-        self.kind = gr.Radio(choices, value=METHODS[0], label="Method", info="How the model is taught.")
+        self.kind = gr.Radio(choices, value=METHODS[0], label="Method", visible="hidden", elem_id="kind")
         return self.kind
 
     def place_level(self, sections: Iterable[str], level: Literal["basic", "advanced"]) -> None:
@@ -102,12 +102,16 @@ class Form:
 
     def read(self, given: Mapping[Any, Any]) -> dict[str, Any]:
         """Return nested values from what the components hold. Settings of other methods are left out."""
-        kind = given[self.kind]
-        values: dict[str, dict[str, Any]] = {"method": {"kind": kind}}
+        values: dict[str, dict[str, Any]] = {"method": self.read_kind(given, given[self.kind])}
         for field in self.fields.values():
-            if field.knob.kind in ("", kind):
+            if not field.knob.kind:
                 values.setdefault(field.knob.section, {})[field.knob.name] = field.read(given[field.widget])
         return values
+
+    def read_kind(self, given: Mapping[Any, Any], kind: str) -> dict[str, Any]:
+        """Return what the components hold for one method, chosen or not."""
+        fields = [f for f in self.fields.values() if f.knob.kind == kind]
+        return {"kind": kind} | {f.knob.name: f.read(given[f.widget]) for f in fields}
 
     def fill(self, values: Mapping[str, Any]) -> Updates:
         """Return the updates that show nested values, right or not. Other methods' fields stay."""
@@ -124,6 +128,24 @@ class Form:
 
     def show_kind(self, kind: str) -> Updates:
         return {group: gr.update(visible=k == kind) for k, groups in self._groups.items() for group in groups}
+
+    def explain(self, notes: Mapping[str, str], paths: Iterable[str], kind: str) -> Updates:
+        """Put a note behind the help of each of these settings, or take it away again."""
+        fields = {path: self.field(path, kind) for path in paths}
+        return {
+            field.widget: gr.update(info=f"{field.knob.help} {notes.get(path, '')}".strip())
+            for path, field in fields.items()
+            if field
+        }
+
+    def merge(self, filled: Updates, shown: Updates) -> Updates:
+        """Return both: a field may get a value from one and a note from the other."""
+        both = {part: {**shown[part], "value": filled[part]} for part in filled.keys() & shown.keys()}
+        return filled | shown | both
+
+    def widgets(self, paths: Iterable[str]) -> list[Component]:
+        """Return the components of settings that every method has."""
+        return [self.fields[(*path.split(".")[:1], "", *path.split(".")[1:])].widget for path in paths]
 
     def mark(self, path: str, sentence: str, kind: str, marked: str) -> Updates:
         """Turn the field of `path` red with the sentence under it, and the field `marked` before back."""

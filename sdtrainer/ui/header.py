@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from . import words
+from . import keys, words
 from .desk import Desk
 from .share import ShareBox
 from .view import part_done
@@ -22,6 +22,7 @@ class Header:
     def build(self) -> None:
         with gr.Row(elem_id="header"):
             self.chips = gr.HTML(chips("", "idle"), scale=1, min_width=200)
+            gr.HTML(keys.HELP, elem_id="help-box", min_width=0)
             self.share.build_button()
         self.share.build_box()
 

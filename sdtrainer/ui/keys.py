@@ -1,12 +1,55 @@
-"""The keyboard, as a script in the page's head: keys of the caption view, and pasting into text fields.
+"""The keyboard, as a script in the page's head: keys of the tabs and the caption view, a list of all keys,
+and pasting into text fields.
 
 gradio's text fields tell of pressed letters only (6.31); pasting and deleting are passed on to them as such.
 """
 
-HEAD = """<script>
+from .words import tag
+
+KEYS = (
+    ("1 - 6", "Go to a tab"),
+    ("Left, right", "Caption view: the picture before, the next one"),
+    ("Enter", "Caption view: write the caption"),
+    ("Ctrl + Enter", "Caption view: save, and go to the next picture"),
+    ("Esc", "Leave the caption; close the caption view"),
+    ("?", "Show or hide this list"),
+)
+_LIST = (
+    tag("h2", "Keys")
+    + tag("dl", "".join(tag("dt", tag("kbd", key)) + tag("dd", does) for key, does in KEYS))
+    + tag("form", tag("button", "Close", "small"), method="dialog")
+)
+HELP = tag("button", "?", "small", type="button", id="help", title="Keys", aria_label="Show the keys")
+"""The button that shows the list."""
+
+HEAD = (
+    """<script>
+const showKeys = () => {
+  let list = document.querySelector('#keys');
+  if (!list) {
+    list = document.createElement('dialog');
+    list.id = 'keys';
+    list.setAttribute('aria-label', 'Keys');
+    list.innerHTML = `"""
+    + _LIST
+    + """`;
+    (document.querySelector('.gradio-container') ?? document.body).append(list);
+  }
+  list.open ? list.close() : list.showModal();
+};
+document.addEventListener('click', event => { if (event.target.closest('#help')) showKeys(); });
+document.addEventListener('keydown', event => {
+  const isWriting = ['INPUT', 'TEXTAREA', 'SELECT'].includes(document.activeElement?.tagName);
+  if (isWriting || event.ctrlKey || event.altKey || event.metaKey) return;
+  if (event.key === '?') showKeys();
+  if (/^[1-9]$/.test(event.key)) {
+    const tabs = [...document.querySelectorAll('[role=tab][id^=tab-]')];
+    [...new Map(tabs.map(tab => [tab.id, tab])).values()][event.key - 1]?.click();
+  }
+});
 document.addEventListener('keydown', event => {
   const editor = document.querySelector('#editor');
-  if (!editor || !editor.checkVisibility()) return;
+  if (!editor || !editor.checkVisibility() || document.querySelector('#keys')?.open) return;
   const box = editor.querySelector('#caption textarea');
   const press = id => { document.querySelector('#' + id)?.click(); event.preventDefault(); };
   const isWriting = ['INPUT', 'TEXTAREA', 'SELECT'].includes(document.activeElement?.tagName);
@@ -28,3 +71,4 @@ document.addEventListener('input', event => {
     event.target.dispatchEvent(new KeyboardEvent('keypress', {key: 'Unidentified'}));
 });
 </script>"""
+)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from .. import presets
-from ..config import knobs
+from ..config import Config, knobs
 from ..methods import METHODS, method_of
-from ..section import UserError, override
-from . import words
+from ..plan import Plan, output_names
+from ..section import Section, UserError, override
+from . import destinations, figure, picker, words
 from .desk import Desk
 from .form import Form
 from .listen import Given
@@ -19,10 +21,23 @@ from .panel import CLICKS
 from .project import from_preset
 from .words import tag
 
+if TYPE_CHECKING:
+    from ..memory import Ledger
+
+AUTOS = (
+    "optim.lr",
+    "optim.name",
+    "train.resolution",
+    "train.precision",
+    "train.checkpointing",
+    "data.cache_latents",
+    "data.cache_text",
+)
+"""Settings that the plan may decide; what it decided is said at the field."""
+
 FOLDED = {
     "method": "More of the method",
     "train": "More of training: seed, precision, checkpointing, validation",
-    "prior": "Class images (prior preservation)",
     "optim": "Optimizer and learning rate schedule",
     "noise": "Noise and loss",
     "sample": "More of the pictures while training",
@@ -31,6 +46,7 @@ FOLDED = {
     "export": "The exported file",
     "run": "More of the run",
 }
+ELSEWHERE = ("data", "prior")
 
 
 class Method:
@@ -51,50 +67,119 @@ class Method:
             with gr.Column(min_width=260):
                 self.form.place("base.path")
                 self.chip = gr.HTML()
+        self.form.place("run.goal")
+        gr.HTML(tag("h3", "Method: how the model is taught"))
+        self.kind = self.form.place_kind()
+        self.cards = gr.HTML(
+            picker.cards(METHODS[0], False, ()), js_on_load=CLICKS + picker.KEEP_FOCUS, elem_id="methods"
+        )
         with gr.Row(equal_height=False):
-            with gr.Column(min_width=260):
-                self.form.place("run.goal")
-            with gr.Column(min_width=260):
-                self.kind = self.form.place_kind()
-        self.cards = gr.HTML(_cards(METHODS[0]))
+            with gr.Column(min_width=280):
+                gr.HTML(tag("h3", "What it changes in the model"))
+                self.anatomy = gr.HTML(elem_id="anatomy")
+            with gr.Column(min_width=280):
+                gr.HTML(tag("h3", "The file it makes"))
+                self.file = gr.HTML(elem_id="file")
+        self._build_settings()
+
+    def _build_settings(self) -> None:
         gr.HTML(tag("h3", "Settings"))
         self.form.place_level(["method", "train", "optim", "run", "checkpoint"], "basic")
         gr.HTML(tag("h3", "Pictures while training"))
         self.form.place_level(["sample"], "basic")
+        gr.HTML(tag("h3", "Class images") + tag("p", PRIOR_WORDS, "quiet"))
+        with gr.Accordion(PRIOR_OFF, open=False, elem_id="class-images") as self.prior:
+            self._place("prior")
         gr.HTML(tag("h3", "More settings"))
-        for section, title in FOLDED.items():
+        for section, title in (FOLDED | _new_sections()).items():
             with gr.Accordion(title, open=False):
-                self.form.place_level([section], "basic")
-                self.form.place_level([section], "advanced")
+                self._place(section)
         self.changed = gr.HTML(js_on_load=CLICKS, elem_id="changed")
+
+    def _place(self, section: str) -> None:
+        self.form.place_level([section], "basic")
+        self.form.place_level([section], "advanced")
 
     @property
     def shows(self) -> list[Any]:
-        return [self.preset, self.about, self.chip, self.cards, self.changed]
+        own = [self.preset, self.about, self.chip, self.cards, self.anatomy, self.file, self.prior]
+        return [*own, self.changed, *self.form.widgets(AUTOS)]
 
-    def show(self, outlook: Outlook) -> dict[Any, Any]:
+    def show(self, outlook: Outlook, ledger: Ledger | None) -> dict[Any, Any]:
         project = self.desk.project
         chosen = project.chosen()
-        changes = project.changes(outlook.config) if outlook.config else {}
-        return {
+        config = outlook.config
+        kind = self.kind_of(outlook.values)
+        has_class_images = config is not None and config.prior.is_on
+        updates = {
             self.preset: gr.update(
                 choices=[(p.title, p.name) for p in project.known], value=chosen.name if chosen else None
             ),
             self.about: _about(chosen),
             self.chip: _chip(outlook),
-            self.cards: _cards(outlook.values.get("method", {}).get("kind", METHODS[0])),
-            self.changed: _changed(changes),
+            self.cards: picker.cards(kind, has_class_images, project.known),
+            self.prior: gr.update(label=_prior_label(config)),
+            self.changed: _changed(project.changes(config) if config else {}),
         }
+        if outlook.plan is None:  # what was seen last stays until it is known again
+            return updates
+        notes = {c.path: f"Now auto: {words.value(c.value)}." for c in outlook.plan.choices}
+        return (
+            updates
+            | self.form.explain(notes, AUTOS, kind)
+            | {self.anatomy: _anatomy(ledger), self.file: _file(outlook.plan, ledger)}
+        )
+
+    def unfold(self, values: Mapping[str, Any]) -> dict[Any, Any]:
+        """Open what is in use, when the form is filled; what a person opened stays open."""
+        prior = values.get("prior", {})
+        is_used = prior.get("class_prompt") or prior.get("folder")
+        return {self.prior: gr.update(open=True)} if is_used else {}
 
     def wire(self, filled: Any) -> None:
         on = self.desk.on
         filled(on(self.preset.input, self._take_preset, {self.preset}))
+        filled(on(self.cards.click, self._take_kind, self.form.components, clicks=True))
         filled(on(self.changed.click, self._undo, clicks=True))
 
+    def kind_of(self, values: Mapping[str, Any]) -> str:
+        kind = values.get("method", {}).get("kind", METHODS[0])
+        return kind if kind in METHODS else METHODS[0]
+
     def _take_preset(self, given: Given) -> None:
-        preset = presets.preset(given[self.preset])
+        self._load(presets.preset(given[self.preset]), given)
+
+    def _take_kind(self, given: Given) -> None:
+        """A card was clicked: choose its method, and keep of the settings what it has too."""
+        project, kind = self.desk.project, given.clicked.get("kind", "")
+        if kind == picker.DREAMBOOTH:
+            return self._take_dreambooth(given)
+        values = self.form.read(given.values)
+        if kind not in METHODS or kind == values["method"]["kind"]:
+            return None
+        offered = self.form.read_kind(given.values, kind)
+        project.change(picker.switched(values["method"], offered, values, project.chosen()), given.session)
+        return None
+
+    def _take_dreambooth(self, given: Given) -> None:
         project = self.desk.project
-        project.change(from_preset(project.values, preset), given.session, preset.name)
+        prior = project.values.get("prior", {})
+        if prior.get("class_prompt") or prior.get("folder"):
+            gr.Info("Class images are in use already. Their settings are below, under Class images.")
+            return
+        card = self.desk.machine.card
+        if preset := picker.for_card(project.known, card.total_bytes / words.GIB if card else None):
+            self._load(preset, given)
+            gr.Info(f"The preset '{preset.title}' is in the form now.")
+
+    def _load(self, preset: presets.Preset, given: Given) -> None:
+        project = self.desk.project
+        held, values = project.values.get("method", {}), from_preset(project.values, preset)
+        project.change(values, given.session, preset.name)
+        kind = self.kind_of(values)
+        if held.get("kind") in METHODS and (lost := picker.dropped(held, kind)):
+            old, new = method_of(held["kind"]).title, method_of(kind).title
+            gr.Info(f"This preset uses {new}. What you had set for {old} was dropped: {', '.join(lost)}.")
 
     def _undo(self, given: Given) -> None:
         project = self.desk.project
@@ -109,6 +194,44 @@ class Method:
         if not undone:
             raise UserError("This setting is as the preset has it already.", "")
         project.change(override(project.values, {p: pair[0] for p, pair in undone.items()}), given.session)
+
+
+PRIOR_OFF = "Class images: none"
+PRIOR_WORDS = (
+    "For one subject: other things of its kind, drawn by the model itself, are trained beside your pictures, "
+    "so that a dog stays any dog. Together with full fine-tuning this is called DreamBooth."
+)
+
+
+def _prior_label(config: Config | None) -> str:
+    if config is None or not config.prior.is_on:
+        return PRIOR_OFF
+    if config.prior.folder:
+        return f"Class images: those in {config.prior.folder}"
+    return f"Class images: {config.prior.images} of '{config.prior.class_prompt.strip()}'"
+
+
+def _new_sections() -> dict[str, str]:
+    """Sections without a place of their own, titled by the first sentence of their docstring."""
+    found = {name: field.annotation for name, field in Config.model_fields.items()}
+    return {
+        name: (section.__doc__ or name).partition(".")[0]
+        for name, section in found.items()
+        if isinstance(section, type) and issubclass(section, Section) and name not in (*FOLDED, *ELSEWHERE)
+    }
+
+
+def _anatomy(ledger: Ledger | None) -> str:
+    if ledger is None:
+        return tag("p", "The model is being counted; the picture appears in a moment.", "quiet")
+    return figure.model(ledger.blocks, ledger.trained)
+
+
+def _file(plan: Plan, ledger: Ledger | None) -> str:
+    names = ", ".join(output_names(plan))
+    size = f", about {words.size(ledger.exported_bytes)}" if ledger else ""
+    where = destinations.table(plan.config, plan.facts.family)
+    return tag("p", tag("b", words.safe(names)) + size, "made") + where
 
 
 def _about(preset: presets.Preset | None) -> str:
@@ -132,17 +255,6 @@ def _chip(outlook: Outlook) -> str:
         f"{facts.title}, {facts.resolution} px, predicts {facts.prediction_type}; recognised by {facts.why}."
     )
     return tag("p", tag("span", "Recognised", "light good") + words.safe(text), "found")
-
-
-def _cards(chosen: str) -> str:
-    cards = []
-    for kind in METHODS:
-        method = method_of(kind)
-        class_ = "card chosen" if kind == chosen else "card"
-        cards.append(
-            tag("div", tag("h4", words.safe(method.title)) + tag("p", words.safe(method.card.about)), class_)
-        )
-    return tag("div", "".join(cards), "cards")
 
 
 def _changed(changes: dict[str, tuple[Any, Any]]) -> str:

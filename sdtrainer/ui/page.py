@@ -172,7 +172,11 @@ class Page:
         return self.form.show_kind(values["method"]["kind"]) | self._show(given)
 
     def _fill(self, given: Given) -> dict[Any, Any]:
-        return self.form.fill(self.desk.project.values) | self._show(given)
+        return self.form.merge(self._filled(), self._show(given))
+
+    def _filled(self) -> dict[Any, Any]:
+        values = self.desk.project.values
+        return self.form.fill(values) | self.method.unfold(values)
 
     def _show(self, given: Given) -> dict[Any, Any]:
         """Show what follows from the project's settings."""
@@ -188,7 +192,7 @@ class Page:
         return (
             self.panel.show(outlook, costs, is_busy)
             | self.dataset.show(outlook, given)
-            | self.method.show(outlook)
+            | self.method.show(outlook, ledger)
             | self.vram.show(outlook, given)
             | {self.wrong: f"{outlook.error.path}\n{outlook.error}" if outlook.error else ""}
         )
@@ -229,7 +233,7 @@ class Page:
             return shown | hidden | closed | {self.tabs: gr.update(selected="train"), self.veil: VEIL}
         if self.desk.jobs.state().current:
             shown[self.tabs] = gr.update(selected="train")
-        return self.form.fill(self.desk.project.values) | shown
+        return self.form.merge(self._filled(), shown)
 
     def _feel(self, given: Given) -> dict[Any, Any]:
         """Feel the pulse: a tick carries a few words, and only their change brings the page up to date."""

@@ -7,7 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from ..plan import output_names
+from ..methods import method_of
+from ..plan import Plan, output_names
+from ..seams import DENOISER
 from . import words
 from .outlook import Outlook
 from .words import tag
@@ -72,6 +74,8 @@ def _plan(outlook: Outlook, costs: Costs) -> str:
         ("Length", f"{words.count(plan.total_steps, 'step')}, {plan.epochs:.3g} epochs"),
         ("Size", ", ".join(f"{r}" for r in plan.resolutions) + f" px, {plan.batch_size} per step"),
         ("Model", plan.facts.title),
+        ("Method", method_of(plan.config.method.kind).title),
+        ("Learning rate", _rates(plan)),
         ("Computes in", f"{plan.precision} on {_place(plan.device)}"),
     ]
     if costs.seconds is not None:
@@ -82,6 +86,16 @@ def _plan(outlook: Outlook, costs: Costs) -> str:
     rows.append(("Makes", ", ".join(output_names(plan)) + size))
     body = "".join(tag("dt", words.safe(k)) + tag("dd", words.safe(v)) for k, v in rows)
     return tag("h2", "Plan") + tag("dl", body)
+
+
+def _rates(plan: Plan) -> str:
+    """Say at which rates the trained parts learn, and which were chosen automatically."""
+    parts = plan.trained_parts
+    rates = [("", plan.lrs.denoiser, plan.config.optim.lr)] if DENOISER in parts else []
+    if any(part in plan.facts.encoders for part in parts):
+        own = plan.config.optim.text_encoder_lr or plan.config.optim.lr
+        rates.append(("text encoder " if rates else "", plan.lrs.text_encoder, own))
+    return ", ".join(f"{name}{'' if given else 'auto: '}{words.number(rate)}" for name, rate, given in rates)
 
 
 def _place(device: str) -> str:

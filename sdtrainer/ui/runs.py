@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
 
 from ..methods import method_of
 from ..workspace import RunFolder
-from . import words
+from . import destinations, downloads, words
 from .desk import Desk
 from .listen import Given
 from .panel import CLICKS
@@ -189,19 +191,23 @@ def _where(run: RunFolder) -> str:
 
 
 def _files(run: RunFolder) -> str:
-    """Link what other programs load."""
-    found = sorted(run.output.glob("*.safetensors")) if run.output.is_dir() else []
+    """Link what other programs load, and say where to put it."""
+    found = downloads.offered(run)
+    if not found:
+        return tag("p", "No file yet.", "quiet")
     rows = [
-        tag("a", words.safe(f.name), href=f"download/{run.name}/{f.name}", download=f.name)
-        + tag("span", f" {words.size(f.stat().st_size)}", "quiet")
+        tag("a", words.safe(f.label), href=f"download/{quote(run.name)}/{quote(f.name)}", download=f.name)
+        + tag("span", f" {words.size(f.bytes)}", "quiet")
         for f in found
     ]
-    use = "Put it into models/Lora of A1111 or Forge, or models/loras of ComfyUI."
-    return (
-        tag("ul", words.items(rows), "files") + tag("p", use, "quiet")
-        if rows
-        else tag("p", "No file yet.", "quiet")
-    )
+    where = destinations.table(run.config(), _family(run))
+    return tag("ul", words.items(rows), "files") + (tag("h4", "Where to put it") + where if where else "")
+
+
+def _family(run: RunFolder) -> str:
+    """Return which kind of base model a run is for, as its plan says."""
+    plan = json.loads(run.plan_file.read_bytes()) if run.plan_file.exists() else {}
+    return plan.get("facts", {}).get("family", "")
 
 
 def _empty() -> str:

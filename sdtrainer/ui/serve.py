@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import gradio as gr
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ..section import UserError
 from ..workspace import Workspace
-from . import keys
+from . import downloads, keys
 from .access import Access, Gate, is_loopback
 from .desk import Desk
 from .page import TITLE, Page
@@ -81,7 +80,7 @@ def serve(
         auth_dependency=_user,
         app_kwargs={
             "middleware": [Middleware(Gate, access=access)],
-            "routes": [Route("/download/{run}/{file}", _download(desk))],
+            "routes": [Route("/download/{run}/{file}", downloads.route(desk))],
             "title": TITLE,
         },
     )
@@ -91,20 +90,6 @@ def serve(
 def _user(request: Request) -> str | None:
     """Tell gradio who asks: the gate has found out."""
     return request.scope["sdtrainer_role"]
-
-
-def _download(desk: Desk):
-    def download(request: Request) -> Response:
-        """Hand out a file of a run's output folder, by name: no other path can be asked for."""
-        try:
-            run = desk.run(request.path_params["run"])
-        except UserError:
-            return PlainTextResponse("Not found", 404)
-        wanted = request.path_params["file"]
-        file = next((f for f in run.output.iterdir() if f.name == wanted and f.is_file()), None)
-        return FileResponse(file, filename=file.name) if file else PlainTextResponse("Not found", 404)
-
-    return download
 
 
 def _free_port(host: str, port: int | None) -> int:

@@ -47,7 +47,14 @@ def value(thing: Any) -> str:
         return "on" if thing else "off"
     if isinstance(thing, list | tuple):
         return ", ".join(value(x) for x in thing) or "none"
+    if isinstance(thing, float):
+        return number(thing)
     return "empty" if thing is None or thing == "" else str(thing)
+
+
+def number(value: float) -> str:
+    """Return a number in full, as a person writes it: "0.000005", "0.5", "7"."""
+    return f"{value:.12f}".rstrip("0").rstrip(".") if abs(value) < 1e15 else f"{value:g}"
 
 
 def safe(text: Any) -> str:
