@@ -17,6 +17,7 @@ from conftest import Killed, Trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 from test_train import _die_at, assert_same, exported, losses, of
 
@@ -369,6 +370,8 @@ def test_a_kohya_folder_of_class_images_works_from_the_command_line(trainer: Tra
     kept = planner.load(folder)
     assert kept is not None and kept.class_images is not None and kept.plan.num_class_images == 4
     assert {sample.class_word for sample in kept.class_images.samples} == {"disc"}
+    with safe_open(folder.output / "test.safetensors", "pt") as file:
+        assert file.metadata()["ss_num_reg_images"] == "4"
     assert not trainer.workspace.class_images.exists()  # none were drawn
 
 

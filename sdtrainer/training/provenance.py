@@ -43,6 +43,7 @@ def metadata(training: Training, step: int) -> dict[str, str]:
             seed=config.train.seed,
             precision=plan.precision,
             num_images=plan.num_images,
+            num_class_images=plan.num_class_images,
             started=_began(training),
             finished=time.time(),
             version=__version__,

@@ -32,7 +32,8 @@ def as_text(plan: Plan, ledger: Ledger) -> str:
     images = plan.batch_size * plan.accumulation * plan.processes
     lines = [
         f"{plan.facts.title} ({plan.facts.why}), {plan.facts.prediction_type}, {plan.facts.resolution} px",
-        f"{plan.num_images} images, {plan.images_per_epoch} shown per epoch, {plan.num_validation} held out",
+        f"{plan.num_images} images, {plan.images_per_epoch} shown per epoch, {plan.num_validation} held out"
+        + (f", {plan.num_class_images} class images" if plan.num_class_images else ""),
         f"{plan.total_steps:,} steps of {images} images = {plan.epochs:.1f} epochs",
         f"{ledger.trained:,} trained parameters",
         f"{', '.join(output_names(plan))}: {ledger.exported_bytes / 2**20:.1f} MB",
