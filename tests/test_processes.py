@@ -134,8 +134,10 @@ def test_killed_at_twenty_random_instants(run_file: Path, whole: tuple[Path, flo
 
 def test_two_processes_share_the_images_and_write_once(run_file: Path, workspace: Workspace) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "sdtrainer"]
+    class_images = ["prior.class_prompt=a disc", "prior.images=6", "prior.steps=2"]
+    resting = ["method.train_text_encoder=true", "optim.text_encoder_until=50%"]
     done = subprocess.run(
-        [*torchrun, "train", str(run_file), "train.steps=6"],
+        [*torchrun, "train", str(run_file), "train.steps=6", *class_images, *resting],
         env=environment(workspace), capture_output=True, text=True, timeout=LONG,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -143,6 +145,7 @@ def test_two_processes_share_the_images_and_write_once(run_file: Path, workspace
     assert done.stdout.splitlines()[-1] == str(folder.output / "test.safetensors")
     log = [event for event, _ in events.read(folder.events_file)]
     assert sum(isinstance(e, Finished) for e in log) == 1
+    assert len(list(workspace.class_images.rglob("*.png"))) == 6
     assert max(e.images_seen for e in log if isinstance(e, Stepped)) == 6 * 2 * 2
     assert all(t.isfinite().all() for t in load_file(folder.output / "test.safetensors").values())
 
