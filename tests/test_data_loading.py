@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -149,8 +150,8 @@ def test_sizes_are_those_sdxl_is_conditioned_on(folder):
 
 def test_weights_reach_the_batch(folder):
     section = DataSection()
-    samples = scan(folder, section).samples[:1]
-    items = plan_items(samples, section, [64]) + plan_items(samples, section, [64], weight=0.25)
+    (item,) = plan_items(scan(folder, section).samples[:1], section, [64])
+    items = [item, replace(item, weight=0.25)]
     assert Loader(items, tokenize=tokenize).batch([Draw(0), Draw(1)]).weight.tolist() == [1, 0.25]
 
 
