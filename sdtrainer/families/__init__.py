@@ -42,7 +42,7 @@ def recognise(section: BaseSection) -> Facts:
             return facts
     raise UserError(
         f"Base model: nothing that can be trained was found at '{section.path}'.",
-        "Give a diffusers folder (with model_index.json) or a hub id such as owner/name; single files are not"
-        " read yet.",
+        "Give a diffusers folder (with model_index.json), a .safetensors file of a whole model, or a hub id "
+        "such as owner/name.",
         "base.path",
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .. import diffusion
 from ..seams import DENOISER, VAE, Conditioning, Facts, Latents, Noised, Parts
 from ..section import UserError
+from . import single_file
 
 if TYPE_CHECKING:
     import torch
@@ -34,14 +35,17 @@ class StableDiffusion:
     name = "sd"
 
     def recognise(self, path: str) -> Facts | None:
-        folder = Path(path)
+        folder = Path(path).expanduser()
         if folder.is_dir():
-            return self._facts(path, "folder", lambda name: _read_json(folder / name))
-        if not folder.exists() and path.count("/") == 1 and not path.startswith((".", "/", "~")):
-            return self._facts(path, "hub", lambda name: _read_hub_json(path, name))
+            return self._of_folder(path, "folder", lambda name: _read_json(folder / name))
+        if folder.is_file():
+            found = single_file.look(folder)
+            return self._facts(path, "file", found.configs, found.why) if found else None
+        if path.count("/") == 1 and not path.startswith((".", "/", "~")):
+            return self._of_folder(path, "hub", lambda name: _read_hub_json(path, name))
         return None
 
-    def _facts(self, path: str, layout: str, read: Any) -> Facts | None:
+    def _of_folder(self, path: str, layout: str, read: Any) -> Facts | None:
         index = read("model_index.json")
         if index is None or not str(index.get("_class_name", "")).startswith("StableDiffusionP"):
             return None
@@ -53,6 +57,10 @@ class StableDiffusion:
                 "Choose a complete diffusers folder.",
                 "base.path",
             )
+        width = config[DENOISER]["cross_attention_dim"]
+        return self._facts(path, layout, config, f"a StableDiffusionPipeline whose text is {width} wide")
+
+    def _facts(self, path: str, layout: str, config: dict[str, Any], why: str) -> Facts:
         unet, width = config[DENOISER], config[DENOISER]["cross_attention_dim"]
         if unet["in_channels"] != config[VAE]["latent_channels"]:
             raise UserError(
@@ -67,7 +75,7 @@ class StableDiffusion:
             title=f"Stable Diffusion {generation}",
             path=path,
             layout=layout,  # type: ignore[arg-type]
-            why=f"a StableDiffusionPipeline whose text is {width} wide",
+            why=why,
             prediction_type=config["scheduler"].get("prediction_type", "epsilon"),
             resolution=unet["sample_size"] * scale,
             latent_channels=unet["in_channels"],
@@ -78,40 +86,17 @@ class StableDiffusion:
         )
 
     def load(self, facts: Facts, parts: Sequence[str], dtypes: Mapping[str, torch.dtype]) -> Parts:
-        from diffusers import AutoencoderKL, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer
-
-        makers = {
-            DENOISER: lambda t: UNet2DConditionModel.from_pretrained(
-                facts.path, subfolder="unet", torch_dtype=t
-            ),
-            VAE: lambda t: AutoencoderKL.from_pretrained(facts.path, subfolder="vae", torch_dtype=t),
-            ENCODER: lambda t: CLIPTextModel.from_pretrained(facts.path, subfolder="text_encoder", dtype=t),
-        }
-        try:
-            modules = {part: makers[part](dtypes[part]).requires_grad_(False).eval() for part in parts}
-            tokenizer = CLIPTokenizer.from_pretrained(facts.path, subfolder="tokenizer")
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"Base model: '{facts.path}' could not be loaded ({str(error).splitlines()[0][:200]}).",
-                "Check that the folder is complete, or that this machine is online for a hub id.",
-                "base.path",
-            ) from error
-        return Parts(
-            facts, modules, {ENCODER: tokenizer}, diffusion.Schedule.from_config(facts.config["scheduler"])
-        )
+        read = _load_file if facts.layout == "file" else _load_folder
+        modules, tokenizer = read(facts, parts, dtypes)
+        frozen = {part: module.requires_grad_(False).eval() for part, module in modules.items()}
+        schedule = diffusion.Schedule.from_config(facts.config["scheduler"])
+        return Parts(facts, frozen, {ENCODER: tokenizer}, schedule)
 
     def skeleton(self, facts: Facts) -> dict[str, torch.nn.Module]:
         import torch
-        from diffusers import AutoencoderKL, UNet2DConditionModel
-        from transformers import CLIPTextConfig, CLIPTextModel
 
         with torch.device("meta"):
-            return {
-                DENOISER: UNet2DConditionModel.from_config(facts.config[DENOISER]),
-                VAE: AutoencoderKL.from_config(facts.config[VAE]),
-                ENCODER: CLIPTextModel(CLIPTextConfig(**facts.config[ENCODER])),
-            }
+            return {part: _built(part, facts) for part in facts.parts}
 
     def tokenize(self, parts: Parts, captions: Sequence[str], chunks: int) -> dict[str, torch.Tensor]:
         import torch
@@ -184,6 +169,59 @@ class StableDiffusion:
 
 
 FAMILY = StableDiffusion()
+
+
+def _load_folder(
+    facts: Facts, parts: Sequence[str], dtypes: Mapping[str, torch.dtype]
+) -> tuple[dict[str, torch.nn.Module], Any]:
+    """Modules and tokenizer from a diffusers folder or the hub."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    path = _place(facts)
+    makers = {
+        DENOISER: lambda t: UNet2DConditionModel.from_pretrained(path, subfolder="unet", torch_dtype=t),
+        VAE: lambda t: AutoencoderKL.from_pretrained(path, subfolder="vae", torch_dtype=t),
+        ENCODER: lambda t: CLIPTextModel.from_pretrained(path, subfolder="text_encoder", dtype=t),
+    }
+    try:
+        modules = {part: makers[part](dtypes[part]) for part in parts}
+        return modules, CLIPTokenizer.from_pretrained(path, subfolder="tokenizer")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"Base model: '{facts.path}' could not be loaded ({str(error).splitlines()[0][:200]}).",
+            "Check that the folder is complete, or that this machine is online for a hub id.",
+            "base.path",
+        ) from error
+
+
+def _load_file(
+    facts: Facts, parts: Sequence[str], dtypes: Mapping[str, torch.dtype]
+) -> tuple[dict[str, torch.nn.Module], Any]:
+    """Modules and tokenizer from a single file."""
+    from accelerate import init_empty_weights
+
+    path = Path(_place(facts))
+    with init_empty_weights(include_buffers=False):
+        empty = {part: _built(part, facts) for part in parts}
+    return single_file.modules(path, empty, facts.config, dtypes), single_file.tokenizer(path, facts.config)
+
+
+def _built(part: str, facts: Facts) -> torch.nn.Module:
+    """One module from its config, with no weights worth keeping."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    makers = {
+        DENOISER: UNet2DConditionModel.from_config,
+        VAE: AutoencoderKL.from_config,
+        ENCODER: lambda config: CLIPTextModel(CLIPTextConfig(**config)),
+    }
+    return makers[part](facts.config[part])
+
+
+def _place(facts: Facts) -> str:
+    return facts.path if facts.layout == "hub" else str(Path(facts.path).expanduser())
 
 
 def _windows(tokenizer: Any, caption: str, chunks: int) -> list[int]:

@@ -15,8 +15,8 @@ class BaseSection(Section):
     path: str = knob(
         STARTER,
         "Base model",
-        "What is taught: 'starter' (the small model that ships with the app), a diffusers folder, "
-        "or a hub id such as owner/name.",
+        "What is taught: 'starter' (the small model that ships with the app), a diffusers folder, a "
+        ".safetensors file of a whole model, or a hub id such as owner/name.",
         level="basic",
         is_path=True,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 NEW_FORM = "tokenizer.json"
+NAMES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", NEW_FORM)
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -36,7 +37,8 @@ def files_of(tokenizer: Any) -> dict[str, str]:
 
 
 def write(texts: Mapping[str, str], folder: Path) -> None:
-    """Write the files into a folder, which is made."""
+    """Write the files into a folder, which is made; what is no file of a tokenizer is left out."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        (folder / Path(name).name).write_text(text, encoding="utf-8", newline="\n")
+    for name in NAMES:
+        if isinstance(texts.get(name), str):
+            (folder / name).write_text(texts[name], encoding="utf-8", newline="\n")

@@ -86,6 +86,17 @@ def _check_fit(part: str, mine: ldm.State, new: ldm.State) -> None:
         )
 
 
+def fill(module: torch.nn.Module, state: ldm.State, dtype: torch.dtype) -> None:
+    """Give a module without weights these, in a number format.
+
+    Raises:
+        RuntimeError: a tensor is missing, is too many, or has another shape.
+    """
+    stored = {_stored_name(module, name): name for name in module.state_dict()}
+    named = {stored.get(name, name): value.to(dtype) for name, value in state.items()}
+    module.load_state_dict(named, assign=True)
+
+
 def _between(base: torch.Tensor, new: torch.Tensor, strength: float) -> torch.Tensor:
     new = new.to(base.device)
     return new if strength == 1 else base.float() + strength * (new.float() - base.float())
@@ -148,9 +159,12 @@ def _entries(model: WholeModel) -> dict[str, str]:
 
 
 def _state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Tensors by their stored name: with the `text_model.` that transformers 5 dropped."""
-    is_text = type(module).__name__.startswith("CLIPText")
-    return {with_text_model(k) if is_text else k: v for k, v in module.state_dict().items()}
+    return {_stored_name(module, name): value for name, value in module.state_dict().items()}
+
+
+def _stored_name(module: torch.nn.Module, name: str) -> str:
+    """What files call it: with the `text_model.` that transformers 5 dropped."""
+    return with_text_model(name) if type(module).__name__.startswith("CLIPText") else name
 
 
 def _configs(parts: Parts) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,161 @@
+"""A base model of Stable Diffusion 1 or 2 in one .safetensors file of the original layout.
+
+Owns how its configs, its prediction type and its tokenizer are found, and how its modules are filled. Our own
+exports carry all of it in their header; of others, configs are read off the shapes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..formats import ldm, ldm_shapes, tokenizer_files, whole_model
+from ..formats.safetensors_file import Header, read_header
+from ..seams import DENOISER, VAE
+from ..section import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+TOKENIZERS = (
+    ("openai/clip-vit-large-patch14", ""),
+    ("stable-diffusion-v1-5/stable-diffusion-v1-5", "tokenizer"),
+    ("stabilityai/stable-diffusion-2-1", "tokenizer"),
+)
+"""Where the common CLIP tokenizer may already lie in the hub cache: repository and folder."""
+WORDS = 49408
+"""Of that tokenizer."""
+
+_PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction", "sample": "sample"}
+_TELLING = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
+_V_ABOVE = 0.09
+"""The spread of this weight tells SD 2.1-v (wide) from SD 2.1-base. Source: ComfyUI, supported_models.py,
+SD20.model_type."""
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    """What a file is. `why` ends a sentence for the user."""
+
+    configs: dict[str, dict[str, Any]]
+    why: str
+
+
+def look(path: Path) -> SingleFile | None:
+    """Return what lies at `path`, or None if it is no model of this kind. Reads the header, and one weight
+    if need be.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    header = read_header(path)
+    ours, _ = whole_model.inside(header.metadata)
+    if ours is not None and {DENOISER, VAE, ldm.ENCODER, whole_model.SCHEDULER} <= ours.keys():
+        return SingleFile(ours, "a single file made by sdtrainer, which says how it is built")
+    configs = ldm_shapes.configs_of({name: info.shape for name, info in header.tensors.items()})
+    if configs is None:
+        return None
+    prediction, why = _prediction(path, header, configs)
+    configs[whole_model.SCHEDULER]["prediction_type"] = prediction
+    is_large = configs[DENOISER]["use_linear_projection"] and prediction == "v_prediction"
+    configs[DENOISER]["sample_size"] = _side(header.metadata) or (96 if is_large else 64)
+    width = configs[ldm.ENCODER]["hidden_size"]
+    return SingleFile(configs, f"a single file whose text is {width} wide, and {why}")
+
+
+def modules(
+    path: Path, empty: Mapping[str, torch.nn.Module], configs: ldm.Configs, dtypes: Mapping[str, torch.dtype]
+) -> dict[str, torch.nn.Module]:
+    """Fill modules that have no weights yet, each in its number format.
+
+    Raises:
+        UserError: a tensor is missing or has another shape than the configs say.
+    """
+    if not empty:
+        return {}
+    states = whole_model.read_states(path, configs)
+    try:
+        for part, module in empty.items():
+            whole_model.fill(module, states[part], dtypes[part])
+    except RuntimeError as error:
+        raise UserError(
+            f"Base model: {path.name} is incomplete ({' '.join(str(error).split())[:160]}).",
+            "Download it again, or choose another file.",
+            "base.path",
+        ) from error
+    return dict(empty)
+
+
+def tokenizer(path: Path, configs: ldm.Configs) -> Any:
+    """Return the file's own tokenizer, or the common one of CLIP.
+
+    Raises:
+        UserError: neither can be had.
+    """
+    from transformers import CLIPTokenizer
+
+    _, texts = whole_model.inside(read_header(path).metadata)
+    if texts is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer_files.write(texts, Path(folder))
+            return CLIPTokenizer.from_pretrained(folder)
+    encoder = configs[ldm.ENCODER]
+    if encoder["vocab_size"] != WORDS:
+        raise UserError(
+            f"Base model: {path.name} knows {encoder['vocab_size']:,} words instead of CLIP's {WORDS:,}, and "
+            "does not say which.",
+            "Choose this model as a diffusers folder.",
+            "base.path",
+        )
+    padding = {"pad_token": "!"} if ldm.text_layout(encoder["hidden_size"]) == "openclip" else {}
+    return _common(TOKENIZERS, padding)
+
+
+def _common(places: Sequence[tuple[str, str]], options: Mapping[str, str]) -> Any:
+    """From the hub cache if it lies there, else from the hub."""
+    from transformers import CLIPTokenizer
+
+    for is_offline, tried in ((True, places), (False, places[:1])):
+        for repo, folder in tried:
+            try:
+                return CLIPTokenizer.from_pretrained(
+                    repo, subfolder=folder, local_files_only=is_offline, **options
+                )
+            except (OSError, ValueError):
+                continue
+    raise UserError(
+        "Base model: a single file has no tokenizer, and the common one of CLIP is not on this machine.",
+        f"Go online once, so that {places[0][0]} can be fetched; or choose a diffusers folder.",
+        "base.path",
+    )
+
+
+def _prediction(path: Path, header: Header, configs: ldm.Configs) -> tuple[str, str]:
+    """The prediction type, and how it is known."""
+    said = _PREDICTIONS.get(header.metadata.get("modelspec.prediction_type", ""))
+    if said is not None:
+        return said, f"which says that it predicts {said}"
+    if ldm.text_layout(configs[ldm.ENCODER]["hidden_size"]) == "clip":
+        return "epsilon", "as such models usually do it predicts epsilon"
+    guess = "v_prediction" if _spread(path, header) > _V_ABOVE else "epsilon"
+    return guess, f"judging by one of its weights it predicts {guess} (set Prediction type if it does not)"
+
+
+def _spread(path: Path, header: Header) -> float:
+    from safetensors import safe_open
+
+    if _TELLING not in header.tensors:
+        return 0.0
+    with safe_open(path, "pt") as file:
+        return float(file.get_tensor(_TELLING).float().std(unbiased=False))
+
+
+def _side(metadata: Mapping[str, str]) -> int:
+    """The side of the latents, from a resolution such as 768x768; 0 if the file does not say."""
+    width, _, _ = metadata.get("modelspec.resolution", "").partition("x")
+    return int(width) // 8 if width.isdecimal() and 256 <= int(width) <= 2048 else 0
