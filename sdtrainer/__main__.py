@@ -21,6 +21,7 @@ VERBS = {
     "demo": "teach the starter model a new character, and show it",
     "sample": "draw with a run's result or an adapter file",
     "show": "print every setting",
+    "compare": "train every method on the starter, and say which is for what",
     "bench": "measure this machine",
     "starter": "make the starter model anew",
     "worker": "train for the page (used by the app itself)",

@@ -32,6 +32,7 @@ ORDER = (
     "verdict result",
     "training",
     "job console",
+    "compare",
     "__main__",
     "verbs ui",
 )

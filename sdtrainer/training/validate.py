@@ -4,14 +4,17 @@ runs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
 from .. import diffusion
 from ..sample import evaluating
+from ..seams import Batch
 from ..seeds import seed_of
 from .feed import held_out
 from .setup import Training
-from .step import to_device
+from .step import TrainStep, to_device
 
 BANDS = 4
 """Every image is noised once in each quarter of the timesteps."""
@@ -22,17 +25,23 @@ def validation_loss(training: Training) -> float:
     plan, loader = training.plan, training.held_out
     assert loader is not None
     module = training.accelerator.unwrap_model(training.step_module)
-    errors = []
-    with torch.no_grad(), evaluating(training.parts), training.accelerator.autocast():
-        for number, on_cpu in enumerate(held_out(loader, plan.batch_size)):
-            batch = to_device(on_cpu, plan.device)
-            conditioning = module.conditioning(batch)
+    with training.accelerator.autocast():
+        return fixed_loss(module, held_out(loader, plan.batch_size))
+
+
+def fixed_loss(step: TrainStep, batches: Iterable[Batch]) -> float:
+    """Return the mean squared error of these batches in every band; noise depends on their order alone."""
+    device, errors = step.plan.device, []
+    with torch.no_grad(), evaluating(step.parts):
+        for number, on_cpu in enumerate(batches):
+            batch = to_device(on_cpu, device)
+            conditioning = step.conditioning(batch)
             for band in range(BANDS):
-                generator = torch.Generator(plan.device).manual_seed(seed_of("validation", number, band))
-                latents = module.latents(batch, generator)
+                generator = torch.Generator(device).manual_seed(seed_of("validation", number, band))
+                latents = step.latents(batch, generator)
                 section = _band(band)
-                noised = training.family.noise(training.parts, latents, generator, section)
-                prediction = training.family.predict(training.parts, noised, conditioning)
+                noised = step.family.noise(step.parts, latents, generator, section)
+                prediction = step.family.predict(step.parts, noised, conditioning)
                 errors.append(diffusion.error(prediction, noised.target, section))
     return torch.cat(errors).mean().item()
 

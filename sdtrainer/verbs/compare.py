@@ -1,0 +1,77 @@
+"""compare [RUN.toml] [path=value ...] [--methods all|lora,full] [--seeds N] [--quick] [--runs DIR]"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .. import config as configs
+from .. import workspace
+from ..__main__ import parser
+from ..config import Config
+from ..presets import preset
+from ..section import UserError
+from .train import config_of
+
+QUICK_SETTINGS = ("train.steps=40",)
+"""What --quick lays over the run file, below the settings of the command line."""
+
+
+def main(argv: Sequence[str]) -> int:
+    from ..compare import course, report, sheet
+    from ..compare.contestants import choose
+    from ..compare.progress import Progress
+    from ..hardware import detect
+
+    _silence()
+    arguments = parser("compare")
+    arguments.add_argument(
+        "words",
+        nargs="*",
+        help="a run file (the starter's preset if not given), then path=value to change it",
+    )
+    arguments.add_argument("--methods", default="all", help="all, or some by name: lora,full")
+    arguments.add_argument("--seeds", type=int, default=3, help="runs of each method that differ by chance")
+    arguments.add_argument(
+        "--quick", action="store_true", help="one seed, one learning rate, few steps and pictures"
+    )
+    arguments.add_argument("--runs", type=Path, help="where the comparison's folder is made")
+    given = arguments.parse_intermixed_args(argv)
+    run = given.words.pop(0) if given.words and "=" not in given.words[0] else None
+    if given.seeds < 1:
+        raise UserError(f"--seeds is {given.seeds}.", "Give 1 or more; 3 is usual.")
+    contestants = choose(given.methods)
+    config = _config(run, [*(QUICK_SETTINGS if given.quick else ()), *given.words])
+    course.check(config)
+    scale = course.QUICK if given.quick else course.Scale(seeds=given.seeds)
+    runs = given.runs or workspace.default().root / "comparisons"
+    progress = Progress(sys.stderr, scale.work(contestants))
+    compared = course.Course(config, scale, runs, progress)
+    now = report.circumstances(detect(), compared.values, scale)
+    try:
+        outcome = compared.run(contestants, lambda so_far: report.save(compared.root, so_far, now))
+    finally:
+        progress.close()
+    sheet.save(compared.root, compared.home.runs, outcome)
+    failed = [score for score in outcome.scores if score.failure]
+    for score in failed:
+        print(f"{score.title}: {score.failure}", file=sys.stderr)
+    print(compared.root / "compare.md", flush=True)
+    return 1 if failed else 0
+
+
+def _silence() -> None:
+    """One model after the other is loaded: the libraries' own bars would drown ours."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _config(run: str | None, settings: Sequence[str]) -> Config:
+    """The run file, or the starter's preset without one, with settings laid over it."""
+    if run is not None:
+        return config_of(Path(run), settings)
+    return configs.build(configs.with_changes(preset("starter").values, settings))
