@@ -170,6 +170,44 @@ def test_a_change_shows_in_the_plan_and_a_wrong_one_turns_red(page: Any, address
     assert field(page, "train-steps").input_value() == "300"
 
 
+def test_another_card_shows_other_settings_and_another_file(page: Any, address: str) -> None:
+    tab(page, "Method")
+    page.locator("#file", has_text=re.compile(r"zib-robot\.safetensors, about")).wait_for()
+    page.locator("#anatomy rect.lit-attention").first.wait_for()
+    before = page.locator("#file .made").inner_text()
+    field(page, "method-lora-rank").fill("12")
+    page.locator("#changed", has_text="Rank").wait_for()
+    chosen = page.locator("#methods .card.chosen")
+    page.locator("#methods").get_by_role("button", name=re.compile("^Hypernetwork")).press("Enter")
+    page.locator("#file", has_text=re.compile(r"zib-robot\.pt, about")).wait_for()
+    assert (
+        chosen.inner_text().startswith("Hypernetwork") and page.locator("#file .made").inner_text() != before
+    )
+    assert page.evaluate("document.activeElement.dataset.kind") == "hypernetwork"
+    field(page, "method-hypernetwork-layer_structure").wait_for()
+    assert not field(page, "method-lora-rank").is_visible()
+    plan(page, "auto: ")
+    page.locator("#knob-optim-lr", has_text="Now auto").wait_for()
+    page.locator("#methods").get_by_role("button", name=re.compile("^LoRA")).click()
+    field(page, "method-lora-rank").wait_for()
+    assert field(page, "method-lora-rank").input_value() == "12" and page.locator("#train").is_enabled()
+    assert field(page, "optim-lr").input_value() == "0.0006"
+    page.get_by_role("button", name="Undo Rank").click()
+    page.locator("#changed", has_text="Nothing").wait_for()
+    page.locator("#anatomy rect.lit-attention").first.wait_for()
+
+
+def test_the_question_mark_lists_the_keys(page: Any) -> None:
+    page.locator("#run-state, #found").first.wait_for()
+    page.evaluate("document.activeElement?.blur()")
+    page.keyboard.press("?")
+    page.locator("dialog#keys", has_text="Go to a tab").wait_for()
+    page.keyboard.press("Escape")
+    page.locator("dialog#keys").wait_for(state="hidden")
+    page.keyboard.press("3")
+    page.locator("#card").wait_for()
+
+
 def test_memory_is_drawn_as_squares(page: Any) -> None:
     tab(page, "VRAM")
     page.locator("svg.squares rect.part-weights").first.wait_for()

@@ -6,11 +6,16 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from conftest import Trainer
 
 from sdtrainer import config as configs
+from sdtrainer import planner
 from sdtrainer.config import Config, knobs
-from sdtrainer.section import UserError
-from sdtrainer.ui.form import Form, shape
+from sdtrainer.hardware import CPU_ONLY, Machine, imagined
+from sdtrainer.section import UserError, override
+from sdtrainer.ui import panel, words
+from sdtrainer.ui.form import Form, merged, shape
+from sdtrainer.ui.method import AUTOS
 
 SECTIONS = tuple(Config.model_fields)
 
@@ -53,6 +58,25 @@ def test_a_config_goes_through_the_form_unchanged(form: Form) -> None:
 
 def test_the_defaults_go_through_the_form_unchanged(form: Form) -> None:
     assert configs.build(form.read(held(form, Config().values()))) == Config()
+
+
+def test_a_field_gets_its_value_and_its_note_together(form: Form) -> None:
+    lr = form.field("optim.lr", "lora")
+    assert lr
+    filled = form.fill(override(Config().values(), {"optim.lr": 0.5}))
+    noted = form.explain({"optim.lr": "Now auto: 0.0001."}, ["optim.lr"], "lora")
+    both = merged(filled, noted)
+    assert both[lr.widget]["value"] == 0.5 and both[lr.widget]["info"].endswith("Now auto: 0.0001.")
+    assert merged(both, filled)[lr.widget] == both[lr.widget]  # filled twice, as a page that is opened is
+    assert form.explain({}, ["optim.lr"], "lora")[lr.widget]["info"] == lr.knob.help
+
+
+@pytest.mark.parametrize("machine", [CPU_ONLY, imagined(8), imagined(24)])
+def test_whatever_the_plan_decides_is_said_at_its_field(trainer: Trainer, machine: Machine) -> None:
+    undecided = {"optim__lr": 0, "train__resolution": 0}
+    plan = planner.draft(trainer.config(**undecided), trainer.workspace, machine).plan
+    assert {"optim.lr", "train.resolution"} <= {choice.path for choice in plan.choices} <= set(AUTOS)
+    assert f"auto: {words.number(plan.lrs.denoiser)}" in panel._rates(plan)
 
 
 def test_a_wrong_field_is_marked_with_the_sentence_and_unmarked_again(form: Form) -> None:

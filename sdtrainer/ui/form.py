@@ -138,11 +138,6 @@ class Form:
             if field
         }
 
-    def merge(self, filled: Updates, shown: Updates) -> Updates:
-        """Return both: a field may get a value from one and a note from the other."""
-        both = {part: {**shown[part], "value": filled[part]} for part in filled.keys() & shown.keys()}
-        return filled | shown | both
-
     def widgets(self, paths: Iterable[str]) -> list[Component]:
         """Return the components of settings that every method has."""
         return [self.fields[(*path.split(".")[:1], "", *path.split(".")[1:])].widget for path in paths]
@@ -171,6 +166,12 @@ class Form:
         if shape(knob) in ("lines", "sizes"):
             field.widget.value = field.show(knob.default)
         return field.widget
+
+
+def merged(first: Updates, then: Updates) -> Updates:
+    """Return both; a component in both gets the value of one and the looks of the other."""
+    both = {part: {**_update(first[part]), **_update(then[part])} for part in first.keys() & then.keys()}
+    return first | then | both
 
 
 def shape(knob: Knob) -> Literal["choice", "choices", "switch", "whole", "number", "lines", "sizes", "text"]:
@@ -215,6 +216,10 @@ def _widget(knob: Knob, looks: dict[str, Any]) -> Component:
             return gr.Textbox(**(words | {"value": ""}))
         case _:
             return gr.Textbox(lines=knob.lines, max_lines=max(knob.lines, 1), **words)
+
+
+def _update(sent: Any) -> dict[str, Any]:
+    return sent if isinstance(sent, dict) and "__type__" in sent else gr.update(value=sent)
 
 
 def _step(default: float) -> float:

@@ -12,7 +12,7 @@ from ..section import UserError, override
 from ..workspace import RunFolder
 from .dataset import Dataset
 from .desk import Desk
-from .form import Form
+from .form import Form, merged
 from .gallery import Gallery
 from .header import Header, run_words
 from .listen import Given
@@ -172,7 +172,7 @@ class Page:
         return self.form.show_kind(values["method"]["kind"]) | self._show(given)
 
     def _fill(self, given: Given) -> dict[Any, Any]:
-        return self.form.merge(self._filled(), self._show(given))
+        return merged(self._filled(), self._show(given))
 
     def _filled(self) -> dict[Any, Any]:
         values = self.desk.project.values
@@ -233,7 +233,7 @@ class Page:
             return shown | hidden | closed | {self.tabs: gr.update(selected="train"), self.veil: VEIL}
         if self.desk.jobs.state().current:
             shown[self.tabs] = gr.update(selected="train")
-        return self.form.merge(self._filled(), shown)
+        return merged(self._filled(), shown)
 
     def _feel(self, given: Given) -> dict[Any, Any]:
         """Feel the pulse: a tick carries a few words, and only their change brings the page up to date."""
