@@ -50,7 +50,8 @@ def _prior_advice(plan: Plan, census: Census) -> list[Advice]:
     config, found = plan.config, []
     trigger, prompt = config.data.trigger.strip(), config.prior.class_prompt.strip()
     if plan.num_class_images:
-        length = f"every second picture shown is one; each of yours is shown {plan.showings:.0f} times"
+        times = "once" if round(plan.showings) == 1 else f"{plan.showings:.0f} times"
+        length = f"every second picture shown is one, and each of yours is shown {times}"
         found.append(Advice(f"With class images an epoch is twice as long: {length}."))
         if trigger and captions.has_word(prompt, trigger):
             without = " ".join(re.sub(re.escape(trigger), " ", prompt, flags=re.IGNORECASE).split())
