@@ -147,9 +147,12 @@ def _shaped(change: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 def _rescaled(sizes: torch.Tensor, weight: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
     """m (W + delta) / |W + delta| - W, with one magnitude m per output or, in older files, per input."""
+    import torch
+
     merged = weight.float() + change
     kept = 0 if sizes.shape[0] == merged.shape[0] else 1
-    norms = merged.norm(dim=[d for d in range(merged.ndim) if d != kept], keepdim=True)
+    others = [axis for axis in range(merged.ndim) if axis != kept]
+    norms = torch.linalg.vector_norm(merged, dim=others, keepdim=True)
     if sizes.shape != norms.shape:
         raise ValueError(f"{tuple(sizes.shape)} are no magnitudes of {tuple(weight.shape)}")
     return sizes * merged / norms - weight.float()

@@ -55,7 +55,8 @@ class LoraSection(AdapterSection):
         False,
         "DoRA",
         "Trains direction and size of each layer's weights apart. Often closer to full fine-tuning at low "
-        "ranks, but slower. Drawn as trained by ComfyUI and diffusers; A1111 computes it otherwise.",
+        "ranks, but slower. ComfyUI draws it as trained, and so does diffusers from a diffusers file; A1111 "
+        "computes it otherwise.",
     )
     lr_ratio_b: float = knob(
         1.0,
@@ -141,8 +142,9 @@ class Lora(Adapter):
     def state(
         self, parts: Parts, section: LoraSection, layout: str
     ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        alpha = self.provenance(section)["alpha"]
         adapters = {
-            part: {path: tensors(layer) for path, layer in attached.items()}
+            part: {path: tensors(layer, alpha) for path, layer in attached.items()}
             for part, attached in by_part(parts).items()
         }
         return (kohya.to_kohya(adapters), {}) if layout == "webui" else diffusers_names.to_diffusers(adapters)
@@ -162,13 +164,17 @@ class Lora(Adapter):
 METHOD = Lora()
 
 
-def tensors(layer: Any) -> kohya.LoraTensors:
-    """Return the adapter of a peft layer, detached, in its own precision.
+def tensors(layer: Any, alpha: float) -> kohya.LoraTensors:
+    """Return the adapter of a peft layer, detached.
 
-    alpha is the file's: readers multiply by alpha / rank, so the rank-stabilised scale goes into it.
+    Readers multiply by alpha / rank. What differs from that, where a layer has another rank, goes into the
+    second matrix: diffusers' reader of the kohya layout knows one alpha for all attention layers (0.42.1).
     """
     down, up = lora_start.matrices(layer)
+    own = layer.scaling[NAME] * down.shape[0]
+    if not math.isclose(own, alpha):
+        up = up * (own / alpha)
     dora_scale = None
     if NAME in layer.lora_magnitude_vector:
         dora_scale = layer.lora_magnitude_vector[NAME].weight.detach().reshape(-1, *[1] * (down.ndim - 1))
-    return kohya.LoraTensors(down, up, layer.scaling[NAME] * down.shape[0], dora_scale)
+    return kohya.LoraTensors(down, up, alpha, dora_scale)
