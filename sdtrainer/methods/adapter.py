@@ -31,8 +31,8 @@ _ENDINGS = {"webui": ".safetensors", "diffusers": "-diffusers.safetensors"}
 class Adapter(Method):
     """The Method seam, but for title, card and what is particular to one method."""
 
-    keys: tuple[str, ...]
-    """Endings by which a file is known to be of this method."""
+    told_by: tuple[str, ...]
+    """The words of formats/lycoris.py by which a file is known to be of this method."""
 
     def peft_config(self, section: Any, chosen: PeftChoice) -> Any:
         """Return peft's config for one part."""
@@ -114,7 +114,7 @@ class Adapter(Method):
     def reads(self, file: Path) -> bool:
         if file.suffix != ".safetensors" or not file.is_file():
             return False
-        return any(name.endswith(self.keys) for name in read_header(file).tensors)
+        return any(adapter_file.split(name)[1] in self.told_by for name in read_header(file).tensors)
 
     def put_on(self, parts: Parts, file: Path, strength: float) -> None:
         merge(parts, file, strength)

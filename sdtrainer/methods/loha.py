@@ -58,7 +58,7 @@ class Loha(LycorisAdapter):
         uses=("a style", "several concepts in one file", "a character with outfits"),
         size="7-55 MB",
     )
-    keys = ("hada_w1_a",)
+    told_by = ("hada_w1_a",)
 
     def peft_config(self, section: LohaSection, chosen: PeftChoice) -> Any:
         from peft import LoHaConfig

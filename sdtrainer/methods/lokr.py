@@ -85,7 +85,7 @@ class Lokr(LycorisAdapter):
         uses=("a person, pet or object", "a character", "a style in a very small file"),
         size="1-35 MB",
     )
-    keys = ("lokr_w1", "lokr_w1_a")
+    told_by = ("lokr_w1", "lokr_w1_a")
 
     def suits(self, section: LokrSection, facts: Facts) -> None:
         super().suits(section, facts)

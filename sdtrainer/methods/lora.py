@@ -98,10 +98,7 @@ class Lora(Adapter):
     )
     formats = ("webui", "diffusers")
     lrs = dict.fromkeys(GOALS, LearningRates(1e-4, 5e-5))
-    keys = (
-        "lora_down.weight", "lora_A.weight", "lora.down.weight", "lora_linear_layer.down.weight", ".diff",
-        ".w_norm",
-    )  # fmt: skip
+    told_by = ("lora_down", "diff", "w_norm")
 
     def suits(self, section: LoraSection, facts: Facts) -> None:
         super().suits(section, facts)
