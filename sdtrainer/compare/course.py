@@ -98,7 +98,7 @@ class Course:
     def run(self, contestants: Sequence[Contestant], save: Callable[[Outcome], None]) -> Outcome:
         """Train and measure all of them; `save` gets what there is after each."""
         self.progress.begin("drawing other things")
-        pictures.draw_others(self._others, self._eyes.others, measure.sampler(self._eyes.base))
+        pictures.draw_others(self._others, self._eyes.others, self._eyes.base)
         pictures.restyle(self._others, self.root / "pictures" / "brown")
         second = self._second_base()
         outcome = self._bases(second)

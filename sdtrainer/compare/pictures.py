@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from .. import files, verdict
-from ..sample import Sampler
+from ..result import sampler
 from ..starter.prompts import Prompt
 
 FIRST_SEED = 1001
@@ -19,12 +19,12 @@ BROWNNESS = 0.4
 """Of the brown picture in the mixture; at 0.7 the judge no longer knows most things."""
 
 
-def draw_others(folder: Path, prompts: Sequence[Prompt], drawing: Sampler) -> None:
-    """Draw other things with the base model; each picture's prompt is its caption. Nothing if it is done."""
+def draw_others(folder: Path, prompts: Sequence[Prompt], base: str) -> None:
+    """Draw other things with a base model; each picture's prompt is its caption. Nothing if it is done."""
     if folder.exists():
         return
     texts = [prompt.text for prompt in prompts]
-    images = verdict.draw(texts, drawing, first_seed=FIRST_SEED)
+    images = verdict.draw(texts, sampler(base), first_seed=FIRST_SEED)
     _save(folder, images, texts)
 
 

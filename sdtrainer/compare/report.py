@@ -78,7 +78,6 @@ def as_json(outcome: Outcome, now: Circumstances) -> dict[str, Any]:
 def as_markdown(outcome: Outcome, now: Circumstances) -> str:
     """The comparison to be read, from its table to how it was measured."""
     parts = (
-        ["![Drawn by each method](compare.png)"],
         _table(outcome),
         _failures(outcome.scores),
         ["What the columns mean:"],
@@ -172,7 +171,8 @@ def _sentences(outcome: Outcome, now: Circumstances) -> Iterator[str]:
     if scale.has_grid:
         yield (
             "Each was trained at three learning rates with one seed; the one with the lowest loss on "
-            f"drawings not trained on (bold above) was then trained with {scale.seeds} seeds in all."
+            f"drawings not trained on (bold above) was then trained with {scale.seeds} seeds in all. Where "
+            "that is the lowest or highest of the three, one still lower or higher might do better."
         )
     if scale.seeds > 1:
         yield (

@@ -14,8 +14,8 @@ from ..presets import preset
 from ..section import UserError
 from .train import config_of
 
-QUICK_SETTINGS = ("train.steps=40",)
-"""What --quick lays over the run file, below the settings of the command line."""
+STEPS, QUICK_STEPS = 120, 40
+"""Of a run without a run file, which all methods together finish in about an hour; and of --quick."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     if given.seeds < 1:
         raise UserError(f"--seeds is {given.seeds}.", "Give 1 or more; 3 is usual.")
     contestants = choose(given.methods)
-    config = _config(run, [*(QUICK_SETTINGS if given.quick else ()), *given.words])
+    config = _config(run, given.words, given.quick)
     course.check(config)
     scale = course.QUICK if given.quick else course.Scale(seeds=given.seeds)
     runs = given.runs or workspace.default().root / "comparisons"
@@ -70,8 +70,9 @@ def _silence() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def _config(run: str | None, settings: Sequence[str]) -> Config:
-    """The run file, or the starter's preset without one, with settings laid over it."""
+def _config(run: str | None, settings: Sequence[str], is_quick: bool) -> Config:
+    """The run file, or the starter's preset with fewer steps, and settings laid over it."""
     if run is not None:
-        return config_of(Path(run), settings)
-    return configs.build(configs.with_changes(preset("starter").values, settings))
+        return config_of(Path(run), [*([f"train.steps={QUICK_STEPS}"] if is_quick else []), *settings])
+    steps = f"train.steps={QUICK_STEPS if is_quick else STEPS}"
+    return configs.build(configs.with_changes(preset("starter").values, [steps, *settings]))
