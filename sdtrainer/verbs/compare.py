@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import config as configs
 from .. import workspace
@@ -14,17 +15,16 @@ from ..presets import preset
 from ..section import UserError
 from .train import config_of
 
+if TYPE_CHECKING:
+    from ..compare.contestants import Contestant
+
 STEPS, QUICK_STEPS = 120, 40
 """Of a run without a run file, which all methods together finish in about an hour; and of --quick."""
 
 
 def main(argv: Sequence[str]) -> int:
-    from ..compare import course, report, sheet
     from ..compare.contestants import choose
-    from ..compare.progress import Progress
-    from ..hardware import detect
 
-    _silence()
     arguments = parser("compare")
     arguments.add_argument(
         "words",
@@ -43,11 +43,23 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--seeds is {given.seeds}.", "Give 1 or more; 3 is usual.")
     contestants = choose(given.methods)
     config = _config(run, given.words, given.quick)
+    home = (given.runs or workspace.default().root / "comparisons").expanduser().resolve()
+    return _compare(config, contestants, home, given.seeds, given.quick)
+
+
+def _compare(
+    config: Config, contestants: Sequence[Contestant], home: Path, seeds: int, is_quick: bool
+) -> int:
+    """Compare, write what was found, and print where it is; 1 if a method failed."""
+    from ..compare import course, report, sheet
+    from ..compare.progress import Progress
+    from ..hardware import detect
+
     course.check(config)
-    scale = course.QUICK if given.quick else course.Scale(seeds=given.seeds)
-    runs = given.runs or workspace.default().root / "comparisons"
+    _silence()
+    scale = course.QUICK if is_quick else course.Scale(seeds=seeds)
     progress = Progress(sys.stderr, scale.work(contestants))
-    compared = course.Course(config, scale, runs, progress)
+    compared = course.Course(config, scale, home, progress)
     now = report.circumstances(detect(), compared.values, scale)
     try:
         outcome = compared.run(contestants, lambda so_far: report.save(compared.root, so_far, now))
