@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,8 @@ import pytest
 from sdtrainer import config as configs
 from sdtrainer import presets
 from sdtrainer.hardware import CPU_ONLY
-from sdtrainer.section import override
+from sdtrainer.methods import METHODS, method_of
+from sdtrainer.section import UserError, override
 from sdtrainer.ui.access import Access
 from sdtrainer.ui.outlook import Looker
 from sdtrainer.ui.project import OWN, STARTER_PRESET, Project, from_preset
@@ -131,3 +135,49 @@ def test_a_picture_that_is_cut_short_is_shown_crossed_out(tmp_path: Path, ending
     assert shown.size == (GRID, GRID)
     red, green, _ = shown.convert("RGB").getpixel((GRID // 2, GRID // 2))
     assert red > green + 50
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_undoing_the_method_brings_back_all_that_the_preset_set_for_it(
+    workspace: Workspace, kind: str
+) -> None:
+    project = Project(workspace)
+    preset = configs.build(project.values)
+    method = method_of(kind).Section()
+    project.change(dict(project.values) | {"method": method.model_dump(mode="json")}, "page")
+    changed = project.changes(configs.build(project.values))
+    if kind != preset.method.kind:  # a method left as it is counts as one change
+        assert changed == {"method.kind": (preset.method.kind, kind)}
+    project.undo(changed, configs.build(project.values), "page")
+    assert configs.build(project.values) == preset and project.changes(preset) == {}
+
+
+def test_a_hub_that_does_not_answer_does_not_hold_up_the_page(
+    workspace: Workspace, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered, asked = threading.Event(), []
+
+    def slow(section: object) -> object:
+        asked.append(section)
+        answered.wait(30)
+        raise UserError("Base model: no answer.", "Go online.", "base.path")
+
+    monkeypatch.setattr("sdtrainer.ui.outlook.families.recognise", slow)
+    monkeypatch.setattr("sdtrainer.ui.outlook.WAIT_SECONDS", 0.05)
+    looker = Looker(workspace, Access(workspace))
+    values = {"base": {"path": "some/model"}, "data": {"folder": str(images)}}
+    for _ in range(3):
+        seen = looker.look(values, CPU_ONLY)
+        assert seen.error and "looked up online" in seen.error.what and seen.census
+    time.sleep(0.05)
+    answered.set()
+    wait_for(lambda: looker.num_answers == 1)
+    seen = looker.look(values, CPU_ONLY)
+    assert seen.error and "no answer" in seen.error.what and len(asked) == 1
+
+
+def wait_for(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

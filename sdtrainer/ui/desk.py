@@ -73,6 +73,10 @@ class Desk:
         threading.Thread(target=self._count, args=(plan, counted), daemon=True).start()
         return None
 
+    @property
+    def num_answers(self) -> int:
+        return self._looker.num_answers
+
     def look_again(self) -> None:
         self._looker.forget()
 

@@ -11,14 +11,14 @@ from .. import presets
 from ..config import Config, knobs
 from ..methods import METHODS, method_of
 from ..plan import Plan, output_names
-from ..section import Section, UserError, override
+from ..section import Section, UserError
 from . import destinations, figure, picker, words
 from .desk import Desk
 from .form import Form
 from .listen import Given
 from .outlook import Outlook
 from .panel import CLICKS
-from .project import from_preset
+from .project import METHOD, from_preset
 from .words import tag
 
 if TYPE_CHECKING:
@@ -154,11 +154,11 @@ class Method:
         project, kind = self.desk.project, given.clicked.get("kind", "")
         if kind == picker.DREAMBOOTH:
             return self._take_dreambooth(given)
-        values = self.form.read(given.values)
-        if kind not in METHODS or kind == values["method"]["kind"]:
-            return None
-        offered = self.form.read_kind(given.values, kind)
-        project.change(picker.switched(values["method"], offered, values, project.chosen()), given.session)
+        values = project.values
+        held = {"kind": self.kind_of(values)} | values.get("method", {})
+        if kind in METHODS and kind != held["kind"]:
+            offered = self.form.read_kind(given.values, kind)
+            project.change(picker.switched(held, offered, values, project.chosen()), given.session)
         return None
 
     def _take_dreambooth(self, given: Given) -> None:
@@ -182,18 +182,12 @@ class Method:
             gr.Info(f"This preset uses {new}. What you had set for {old} was dropped: {', '.join(lost)}.")
 
     def _undo(self, given: Given) -> None:
-        project = self.desk.project
-        path = given.clicked.get("setting", "")
-        config = self.desk.look().config
-        changes = project.changes(config) if config else {}
-        undone = (
-            changes
-            if given.clicked.get("act") == "undo-all"
-            else {p: c for p, c in changes.items() if p == path}
-        )
-        if not undone:
-            raise UserError("This setting is as the preset has it already.", "")
-        project.change(override(project.values, {p: pair[0] for p, pair in undone.items()}), given.session)
+        project, config = self.desk.project, self.desk.look().config
+        if config is None:
+            raise UserError("A setting is wrong.", "Mend the red field first.")
+        is_all = given.clicked.get("act") == "undo-all"
+        paths = project.changes(config) if is_all else [given.clicked.get("setting", "")]
+        project.undo(paths, config, given.session)
 
 
 PRIOR_OFF = "Class images: none"
@@ -262,7 +256,10 @@ def _changed(changes: dict[str, tuple[Any, Any]]) -> str:
         return tag("h3", "Changed from the preset") + tag(
             "p", "Nothing: every setting is the preset's.", "quiet"
         )
-    titles = {k.path: k.title for k in knobs()} | {"method.kind": "Method"}
+    titles = {k.path: k.title for k in knobs()} | {METHOD: "Method"}
+    if METHOD in changes:
+        old, new = (method_of(kind).title for kind in changes[METHOD])
+        changes = changes | {METHOD: (old, new)}
     rows = [
         tag("span", _change(titles.get(path, path), old, new))
         + tag(

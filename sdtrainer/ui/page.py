@@ -283,7 +283,12 @@ class Page:
             "project": "",
         }
         if given.role == "owner":
-            stamps["settings"] = (desk.is_warm, desk.num_counted, jobs.current is None)
+            stamps["settings"] = (
+                desk.is_warm,
+                desk.num_counted,
+                desk.num_answers,
+                jobs.current is None,
+            )
             if desk.project.author not in ("", given.session):  # another page typed: this one shows it
                 stamps["project"] = desk.project.version
         return {name: repr(stamp) if stamp != "" else "" for name, stamp in stamps.items()}

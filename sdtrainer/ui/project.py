@@ -6,7 +6,7 @@ Owns the draft and its preset. The values are raw: they may not yet make a valid
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..section import UserError, override
 from ..workspace import Workspace
 
 STARTER_PRESET = "starter"
+METHOD = "method.kind"
 OWN = (
     "run.name",
     "run.note",
@@ -79,12 +80,35 @@ class Project:
         return next((p for p in self.known if p.name == self.preset), None)
 
     def changes(self, config: Config) -> dict[str, tuple[Any, Any]]:
-        """Return {path: (preset's value, own value)} of what was changed since the preset was picked."""
+        """Return {path: (preset's value, own value)} of what was changed since the preset was picked.
+
+        The settings of another method than the preset's are compared with that method's own.
+        """
         preset = self.chosen()
         if preset is None:
             return {}
         plain = configs.build(presets.apply({}, preset))
-        return {p: pair for p, pair in configs.changed(config, plain).items() if p not in OWN and "." in p}
+        kinds = (plain.method.kind, config.method.kind)
+        if kinds[0] != kinds[1]:
+            plain = plain.model_copy(update={"method": type(config.method)()})
+        found = {p: pair for p, pair in configs.changed(config, plain).items() if p not in OWN and "." in p}
+        return found if kinds[0] == kinds[1] else {METHOD: kinds} | found
+
+    def undo(self, paths: Collection[str], config: Config, author: str) -> None:
+        """Give these changed settings back the preset's values; with the method come all of its settings.
+
+        Raises:
+            UserError: none of them is changed.
+        """
+        changes, preset = self.changes(config), self.chosen()
+        undone = {path: pair[0] for path, pair in changes.items() if path in paths}
+        if not undone or preset is None:
+            raise UserError("This setting is as the preset has it already.", "")
+        if METHOD in undone:
+            undone = {path: value for path, value in undone.items() if not path.startswith("method.")}
+            method = configs.build(presets.apply({}, preset)).values()["method"]
+            undone |= {f"method.{name}": value for name, value in method.items()}
+        self.change(override(self.values, undone), author)
 
 
 def from_preset(values: Mapping[str, Any], preset: Preset) -> dict[str, Any]:
