@@ -62,7 +62,8 @@ class LoraSection(AdapterSection):
         1.0,
         "Faster second matrix (LoRA+)",
         "The second of the two matrices learns this many times faster than the first. 1 is ordinary LoRA; "
-        "up to 16 reaches the goal in fewer steps, with a lower learning rate.",
+        "up to 16 reaches the goal in fewer steps, with a lower learning rate. Optimizers that find the rate "
+        "themselves, such as Prodigy, pay no heed to it.",
         ge=1,
         le=64,
     )
