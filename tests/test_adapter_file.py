@@ -100,6 +100,12 @@ def test_the_header_of_diffusers_says_alpha(base: Path, tmp_path: Path) -> None:
             torch.testing.assert_close(weight(parts, path), expected)
 
 
+def test_a_damaged_header_is_told(base: Path, tmp_path: Path) -> None:
+    state = pair(f"unet.{LINEAR}", "lora_A.weight", "lora_B.weight")
+    with pytest.raises(UserError, match="header"):
+        put(base, tmp_path, state, lora_adapter_metadata="{")
+
+
 def test_diffusers_own_writer_is_read_at_its_own_strength(base: Path, tmp_path: Path) -> None:
     from diffusers import StableDiffusionPipeline
     from peft import LoraConfig, get_peft_model_state_dict

@@ -98,10 +98,19 @@ def split(key: str) -> tuple[str, str]:
 
 
 def with_header_alphas(found: Layers[torch.Tensor], metadata: Mapping[str, str]) -> Layers[torch.Tensor]:
-    """Return the layers with the alphas that diffusers keeps in the header, where no tensor holds them."""
+    """Return the layers with the alphas that diffusers keeps in the header, where no tensor holds them.
+
+    Raises:
+        UserError: the header's entry cannot be read.
+    """
     import torch
 
-    config = json.loads(metadata.get(METADATA_KEY, "{}"))
+    try:
+        config = json.loads(metadata.get(METADATA_KEY, "{}"))
+    except ValueError as error:
+        raise UserError(
+            "The header of this adapter file is damaged.", "Download or copy the file again."
+        ) from error
     told: Layers[torch.Tensor] = {}
     for part, layers in found.items():
         mine = {k.removeprefix(f"{part}."): v for k, v in config.items() if k.startswith(f"{part}.")}
@@ -136,5 +145,5 @@ def _names(part: str, path: str, prefixes: Mapping[str, str]) -> list[str]:
 def _peft_alpha(config: Mapping[str, Any], path: str, rank: int) -> float:
     """The alpha of a layer as peft reads its own config."""
     own = (v for k, v in config.get("alpha_pattern", {}).items() if re.match(rf"(.*\.)?({k})$", path))
-    alpha = float(next(own, config["lora_alpha"]))
+    alpha = float(next(own, config.get("lora_alpha", rank)))
     return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
