@@ -121,8 +121,13 @@ class Method:
             self.prior: gr.update(label=_prior_label(config)),
             self.changed: _changed(project.changes(config) if config else {}),
         }
-        if outlook.plan is None:  # what was seen last stays until it is known again
+        if config is None:  # a field is wrong for the moment: what was seen last stays
             return updates
+        if outlook.plan is None:
+            unknown = tag("p", "There is no plan yet; the panel beside says what is missing.", "quiet")
+            fine = [path for path in AUTOS if outlook.error is None or path != outlook.error.path]
+            notes = self.form.explain({}, fine, kind)
+            return updates | notes | {self.anatomy: unknown, self.file: unknown}
         notes = {c.path: f"Now auto: {words.value(c.value)}." for c in outlook.plan.choices}
         return (
             updates

@@ -20,7 +20,7 @@ CARDS = (4, 6, 8, 10, 12, 16, 24, 32, 48, 80)
 OWN_CARD = "this"
 DEFAULT_CARD = 8
 PHASE_WORDS = {"cache": "Preparing", "train": "Training", "sample": "Drawing", "export": "Exporting"}
-ORDER = ("weights", "gradients", "optimizer", "average", "activations", "overhead")
+ORDER = ("weights", "gradients", "optimizer", "average", "activations", "temporary", "overhead")
 
 
 class Vram:
