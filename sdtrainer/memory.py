@@ -1,7 +1,8 @@
 """Memory: what a plan holds, counted on the real modules with the real method attached, without weights.
 
-Exact: weights, gradients, optimizer state, the running average, the exported file. Activations are not
-counted yet, and the ledger says so.
+Exact: weights, gradients, optimizer state, the running average, the exported file. Activations come from
+traces of the real passes. What CUDA takes beside is assumed, and was not measured: the sum for a card may be
+15 % off.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Literal
 
 import torch
 
-from . import anatomy, families, optim
+from . import activations, anatomy, families, optim
+from .activations import Structure
 from .anatomy import Block
 from .diffusion import Schedule
 from .methods import method_of
@@ -20,7 +22,11 @@ from .plan import PHASES, Phase, Placement, Plan
 from .seams import Facts, LearningRates, Parts, Precision
 from .section import Section
 
-What = Literal["weights", "gradients", "optimizer", "average"]
+What = Literal["weights", "gradients", "optimizer", "average", "activations", "temporary", "overhead"]
+CONTEXT_BYTES = 450 * 2**20
+"""CUDA's own: context, kernels, and work spaces of cuBLAS and cuDNN. Assumed; 300 to 600 MB are usual."""
+SLACK = 0.03
+"""The part that torch's allocator holds beyond what is asked of it. Assumed."""
 _BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -37,16 +43,17 @@ class Row:
 @dataclass(frozen=True)
 class Ledger:
     """`trained` counts trainable parameters, `blocks` says where they are; `exported_bytes` is the size of
-    the file.
+    the file. In the `unknown` phases a pass was never traced: their activations are missing.
     """
 
     rows: tuple[Row, ...]
     trained: int
     exported_bytes: int
     blocks: tuple[Block, ...]
+    unknown: tuple[Phase, ...]
 
     def held(self, phase: Phase) -> int:
-        """Bytes held in a phase, without activations."""
+        """The most bytes held at once in a phase."""
         return sum(row.bytes for row in self.rows if row.phase == phase)
 
     @property
@@ -63,11 +70,18 @@ def estimate(plan: Plan) -> Ledger:
             rows.append(Row(place.part, place.phase, "weights", _weights(counts, place)))
     for part, shapes in counts.trained.items():
         rows += _training_rows(part, shapes, plan)
-    trained = sum(_count_of(shapes) for shapes in counts.trained.values())
-    formats = len(plan.config.export.formats)
-    return Ledger(
-        tuple(rows), trained, counts.exported[plan.config.export.precision] * formats, counts.blocks
-    )
+    held = activations.estimate(plan, counts.structure)
+    rows += [Row(h.part, h.phase, h.what, h.bytes) for h in held]
+    rows += _overhead(rows) if plan.device == "cuda" else []
+    exported = counts.exported[plan.config.export.precision] * len(plan.config.export.formats)
+    unknown = {need.phase for need in activations.missing(plan, counts.structure)}
+    unknown_phases = tuple(phase for phase in PHASES if phase in unknown)
+    return Ledger(tuple(rows), counts.structure.trained, exported, counts.blocks, unknown_phases)
+
+
+def structure_of(plan: Plan) -> Structure:
+    """Return what the plan's model and method look like, by which traces are found."""
+    return _count(_Subject(plan.facts, plan.config.method)).structure
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,7 @@ class _Counts:
     trained: dict[str, tuple[tuple[int, ...], ...]]
     exported: dict[str, int]
     blocks: tuple[Block, ...]
+    structure: Structure
 
 
 class _Subject:
@@ -106,6 +121,7 @@ def _count(subject: _Subject) -> _Counts:
     whole = anatomy.count(modules)
     for module in modules.values():
         module.requires_grad_(False)
+    signs = activations.digests(modules)
     method = method_of(section.kind)
     with torch.device("meta"):
         method.attach(parts, section, LearningRates(1.0, 1.0))
@@ -118,9 +134,18 @@ def _count(subject: _Subject) -> _Counts:
         for part, module in modules.items()
     }
     sizes = {precision: method.exported_bytes(parts, section, precision) for precision in _BYTES}
-    return _Counts(
-        base, frozen, trained, sizes, anatomy.blocks(whole, anatomy.count(modules, trained_only=True))
+    blocks = anatomy.blocks(whole, anatomy.count(modules, trained_only=True))
+    num_trained = sum(_count_of(shapes) for shapes in trained.values())
+    structure = Structure(
+        signs, activations.digests(modules, "rank" in type(section).model_fields), num_trained
     )
+    return _Counts(base, frozen, trained, sizes, blocks, structure)
+
+
+def _overhead(rows: list[Row]) -> list[Row]:
+    """What CUDA and torch's allocator take in each phase."""
+    sums = {phase: sum(row.bytes for row in rows if row.phase == phase) for phase in PHASES}
+    return [Row("", phase, "overhead", CONTEXT_BYTES + round(SLACK * held)) for phase, held in sums.items()]
 
 
 def _weights(counts: _Counts, place: Placement) -> int:

@@ -122,11 +122,7 @@ def prepare(
     torch.manual_seed(plan.config.train.seed)
     rates = plan.config.optim
     groups = method.attach(parts, plan.config.method, plan.lrs)
-    for part in plan.facts.parts:
-        place = plan.place(part, "train")
-        if place.is_checkpointed:
-            _checkpoint_activations(parts.modules[part])
-        parts.modules[part].train(place.is_trainable or place.is_checkpointed)
+    arm(parts, plan)
     row = optim.find(plan.optimizer)
     step_module, optimizer = accelerator.prepare(
         TrainStep(family, parts, plan), optim.build(row, groups, rates), device_placement=[False, False]
@@ -157,6 +153,15 @@ def move_to(parts: Parts, plan: Plan, phase: Phase) -> None:
     """Put every part where the plan wants it in this phase."""
     for part, module in parts.modules.items():
         module.to(plan.place(part, phase).device)
+
+
+def arm(parts: Parts, plan: Plan) -> None:
+    """Switch on dropout and checkpointing where the plan says so."""
+    for part, module in parts.modules.items():
+        place = plan.place(part, "train")
+        if place.is_checkpointed:
+            _checkpoint_activations(module)
+        module.train(place.is_trainable or place.is_checkpointed)
 
 
 def fingerprint(module: torch.nn.Module) -> str:

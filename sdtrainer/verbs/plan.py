@@ -37,10 +37,14 @@ def as_text(plan: Plan, ledger: Ledger) -> str:
         f"{plan.total_steps:,} steps of {images} images = {plan.epochs:.1f} epochs",
         f"{ledger.trained:,} trained parameters",
         f"{', '.join(output_names(plan))}: {ledger.exported_bytes / 2**20:.1f} MB",
-        f"holds {ledger.held('train') / 2**30:.2f} GiB while training, activations not counted",
+        f"holds {ledger.held('train') / 2**30:.2f} GiB while training{_without(ledger)}",
     ]
     lines += [f"  {choice.path} = {choice.value}: {choice.why}" for choice in plan.choices]
     return "\n".join(lines + [f"  Note: {advice.text}" for advice in plan.advice])
+
+
+def _without(ledger: Ledger) -> str:
+    return ", activations not counted: the verb trace finds them" if "train" in ledger.unknown else ""
 
 
 def as_json(plan: Plan, ledger: Ledger) -> str:

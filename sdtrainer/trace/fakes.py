@@ -1,0 +1,101 @@
+"""A base model with its method, as tensors that have shape, type and device but no bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .. import families
+from ..activations import Size
+from ..diffusion import Schedule
+from ..methods import method_of
+from ..plan import Phase, Plan
+from ..seams import Batch, Conditioning, Family, Latents, Parts
+from ..training.setup import DTYPES, arm
+
+WINDOW = 77
+
+
+@dataclass(frozen=True)
+class Shape:
+    """`height` and `width` count latents."""
+
+    batch: int
+    height: int
+    width: int
+    texts: int = 1
+
+    def size(self, trained: int) -> Size:
+        return Size(self.batch, self.height * self.width, self.texts, trained)
+
+
+@contextmanager
+def model(plan: Plan, phase: Phase) -> Iterator[tuple[Family, Parts]]:
+    """Give the model as the plan has it in this phase: with the method from training on. Tensors made inside
+    are fake, too.
+    """
+    family, method = families.family_of(plan.facts), method_of(plan.config.method.kind)
+    modules = family.skeleton(plan.facts)
+    for module in modules.values():
+        module.requires_grad_(False).eval()
+    parts = Parts(plan.facts, modules, {}, Schedule(torch.empty(0)))
+    if phase == "train":
+        with torch.device("meta"):
+            method.attach(parts, plan.config.method, plan.lrs)
+        arm(parts, plan)
+    with FakeTensorMode(allow_non_fake_inputs=True), _Yes():
+        for part, module in modules.items():
+            _fill(module, DTYPES[plan.place(part, phase).precision])
+        parts.schedule = Schedule.from_config(plan.facts.config["scheduler"])
+        yield family, parts
+
+
+class _Yes(TorchDispatchMode):
+    """Answers code that looks at a number, which fake tensors lack: a layer that may be left out is not."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return args[0].dtype is torch.bool or 1
+        return func(*args, **(kwargs or {}))
+
+
+def _fill(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Put fake tensors in place of a module's own: the trained ones in fp32, the others as loaded."""
+    for owner in module.modules():
+        for name, parameter in owner._parameters.items():
+            if parameter is not None:
+                kept = torch.float32 if parameter.requires_grad else dtype
+                made = torch.empty(parameter.shape, dtype=kept)
+                owner._parameters[name] = torch.nn.Parameter(made, parameter.requires_grad)
+        for name, buffer in owner._buffers.items():
+            if buffer is not None:
+                owner._buffers[name] = torch.empty(
+                    buffer.shape, dtype=dtype if buffer.is_floating_point() else buffer.dtype
+                )
+
+
+def batch(plan: Plan, shape: Shape) -> Batch:
+    """Return what one step gets."""
+    facts, scale = plan.facts, plan.facts.pixels_per_latent
+    latents = pixels = conditioning = tokens = None
+    if plan.cache_latents:
+        of_latents = (shape.batch, facts.latent_channels, shape.height, shape.width)
+        latents = Latents(torch.empty(of_latents), torch.empty(of_latents))
+    else:
+        pixels = torch.empty(shape.batch, 3, shape.height * scale, shape.width * scale)
+    if plan.cache_text:
+        of_words = (shape.batch, shape.texts * WINDOW, facts.text_width)
+        conditioning = Conditioning(torch.empty(of_words, dtype=DTYPES[plan.precision]))
+    else:
+        ids = torch.empty(shape.batch, shape.texts * WINDOW, dtype=torch.long)
+        tokens = dict.fromkeys(facts.encoders, ids)
+    weight, sizes = torch.empty(shape.batch), torch.empty(shape.batch, 6)
+    return Batch(weight, sizes, latents, pixels, conditioning, tokens)

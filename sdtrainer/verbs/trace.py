@@ -1,0 +1,79 @@
+"""trace RUN.toml [path=value ...]: find out what a run's activations take, and keep it.
+
+trace --ship BASE [WORD ...] makes the tables that come with the app for a base model, of those variants whose
+settings hold all the words.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from .. import activations, hardware, planner
+from .. import config as configs
+from .. import workspace as workspaces
+from ..__main__ import parser
+from ..memory import structure_of
+from ..plan import Plan
+from .train import config_of
+
+_METHODS: tuple[dict[str, Any], ...] = (
+    {"kind": "lora"},
+    {"kind": "lora", "targets": "attention"},
+    {"kind": "lora", "targets": "with convolutions"},
+    {"kind": "lora", "train_text_encoder": True},
+    {"kind": "full"},
+    {"kind": "full", "train_text_encoder": True},
+    {"kind": "full", "layers": "attention"},
+    {"kind": "full", "layers": "cross-attention"},
+    {"kind": "loha"},
+    {"kind": "lokr"},
+    {"kind": "textual_inversion"},
+    {"kind": "hypernetwork"},
+)
+_TRAINING = tuple(
+    {"precision": precision, "checkpointing": checkpointing}
+    for precision, checkpointing in product(("bf16", "fp32"), ("on", "off"))
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = parser("trace")
+    arguments.add_argument("run", type=Path, nargs="?", help="a run file (TOML)")
+    arguments.add_argument("settings", nargs="*", help="path=value, laid over the run file")
+    arguments.add_argument("--ship", metavar="BASE", help="make the app's own tables for this base model")
+    given = arguments.parse_intermixed_args(argv)
+    if given.ship:
+        words = [word for word in (given.run and str(given.run), *given.settings) if word]
+        for plan in variants(given.ship, words):
+            learn(plan, activations.SHIPPED)
+    else:
+        config = config_of(given.run, given.settings)
+        plan = planner.draft(config, workspaces.default(), hardware.detect()).plan
+        learn(plan, activations.made_here())
+    return 0
+
+
+def learn(plan: Plan, folder: Path) -> None:
+    """Trace what is not known yet of a plan's passes, and say so."""
+    from ..trace import keep, trace
+
+    for need in activations.missing(plan, structure_of(plan)):
+        began = time.perf_counter()
+        table = trace(plan, need)
+        keep(table, need, folder)
+        print(f"{need.key}  {table.about}  {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+
+
+def variants(base: str, words: Sequence[str]) -> Iterator[Plan]:
+    """Plans for a card, of every method with the usual settings."""
+    for method, training in product(_METHODS, _TRAINING):
+        told = f"{method} {training}"
+        if all(word in told for word in words):
+            values = {"base": {"path": base}, "data": {"folder": "starter"}, "method": method}
+            config = configs.build(values | {"train": training})
+            yield planner.draft(config, workspaces.default(), hardware.imagined(24)).plan

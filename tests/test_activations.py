@@ -1,0 +1,197 @@
+"""Activations: what the tables promise is what a real step holds, and they grow as they must."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from conftest import Trainer
+
+from sdtrainer import activations, families, planner, trace
+from sdtrainer.hardware import CPU_ONLY
+from sdtrainer.memory import Ledger, estimate, structure_of
+from sdtrainer.methods import method_of
+from sdtrainer.plan import Plan
+from sdtrainer.seams import Batch, Conditioning, Latents
+from sdtrainer.trace import fakes, passes
+from sdtrainer.trace.fakes import Shape
+from sdtrainer.trace.live import LiveBytes
+from sdtrainer.training.setup import DTYPES, arm
+from sdtrainer.training.step import TrainStep
+
+
+def planned(trainer: Trainer, **changes: Any) -> Plan:
+    return planner.draft(trainer.config(**changes), trainer.workspace, CPU_ONLY).plan
+
+
+def real_step(plan: Plan) -> tuple[TrainStep, Batch]:
+    """A step on the real model with its method, and a batch of noise for it."""
+    family, method = families.family_of(plan.facts), method_of(plan.config.method.kind)
+    dtypes = {part: DTYPES[plan.place(part, "train").precision] for part in plan.facts.parts}
+    parts = family.load(plan.facts, plan.facts.parts, dtypes)
+    method.add_words(parts, plan.config.method)
+    method.attach(parts, plan.config.method, plan.lrs)
+    arm(parts, plan)
+    size, side = plan.batch_size, plan.resolutions[0] // plan.facts.pixels_per_latent
+    shape = (size, plan.facts.latent_channels, side, side)
+    tokens = None if plan.cache_text else family.tokenize(parts, ["zib"] * size, plan.chunks)
+    words = torch.randn(size, 77 * plan.chunks, plan.facts.text_width).to(DTYPES[plan.precision])
+    text = Conditioning(words) if plan.cache_text else None
+    latents = Latents(torch.randn(shape), torch.ones(shape))
+    batch = Batch(torch.ones(size), torch.zeros(size, 6), latents, conditioning=text, tokens=tokens)
+    return TrainStep(family, parts, plan), batch
+
+
+def allocated(plan: Plan) -> int:
+    """The most bytes that torch's allocator gives out during a real step."""
+    step, batch = real_step(plan)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        with torch.autocast("cpu", DTYPES[plan.precision], enabled=plan.precision != "fp32"):
+            loss = step(batch, torch.Generator()).mean()
+        loss.backward()
+    now = most = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    return most
+
+
+def counted(plan: Plan) -> int:
+    """The same by the counter of storages."""
+    step, batch = real_step(plan)
+    known = [t for m in step.parts.modules.values() for t in (*m.parameters(), *m.buffers())]
+    with LiveBytes(known) as counter:
+        told = passes.step(step, batch, counter)
+    return max(a + b for a, b in zip(told.held, told.gradients, strict=True))
+
+
+STEPS: dict[str, dict[str, Any]] = {
+    "lora": {"method": {"kind": "lora"}, "train__checkpointing": "on", "train__precision": "bf16"},
+    "lora and words": {"method": {"kind": "lora", "train_text_encoder": True}, "train__checkpointing": "on"},
+    "loha": {"method": {"kind": "loha"}},
+    "lokr": {"method": {"kind": "lokr"}, "train__precision": "bf16"},
+    "full": {"method": {"kind": "full"}, "train__precision": "bf16", "train__checkpointing": "on"},
+    "full and words": {"method": {"kind": "full", "train_text_encoder": True}},
+    "new word": {"method": {"kind": "textual_inversion"}, "train__precision": "bf16"},
+    "hypernetwork": {"method": {"kind": "hypernetwork"}, "train__checkpointing": "on"},
+}
+
+
+@pytest.fixture(autouse=True)
+def own_tables(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables that tests make are kept between them, apart from those of this machine."""
+    monkeypatch.setenv("SDTRAINER_WORKSPACE", str(tmp_path_factory.getbasetemp() / "tables"))
+
+
+def known(plan: Plan) -> Ledger:
+    """The ledger after whatever was unknown has been traced."""
+    for _ in trace.learn(plan, structure_of(plan)):
+        pass
+    return estimate(plan)
+
+
+def held(ledger: Ledger, *whats: str) -> int:
+    return sum(row.bytes for row in ledger.rows if row.phase == "train" and row.what in whats)
+
+
+# -- the truth --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_real_step_allocates_what_was_estimated(trainer: Trainer, name: str) -> None:
+    plan = planned(trainer, train__resolution=128, **STEPS[name])
+    promised = held(known(plan), "gradients", "activations", "temporary")
+    assert promised == pytest.approx(allocated(plan), rel=0.05)
+
+
+def test_the_counter_agrees_with_the_allocator(trainer: Trainer) -> None:
+    plan = planned(trainer, train__resolution=128)
+    assert counted(plan) == pytest.approx(allocated(plan), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"train__batch_size": 1, "train__resolution": 192}, {"train__batch_size": 5, "method__rank": 9}],
+    ids=["one large picture", "many small ones"],
+)
+def test_a_table_holds_for_sizes_that_were_never_traced(trainer: Trainer, changes: dict[str, Any]) -> None:
+    known(planned(trainer, train__resolution=128))
+    plan = planned(trainer, **{"train__resolution": 128} | changes)
+    assert not estimate(plan).unknown, "the table of another size was not found"
+    promised = held(estimate(plan), "gradients", "activations", "temporary")
+    assert promised == pytest.approx(allocated(plan), rel=0.05)
+
+
+# -- properties -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [
+        ({"train__batch_size": 1}, {"train__batch_size": 2}),
+        ({"train__batch_size": 2}, {"train__batch_size": 16}),
+        ({"train__resolution": 64}, {"train__resolution": 128}),
+        ({"train__resolution": 128}, {"train__resolution": [64, 256]}),
+        ({"method__rank": 2}, {"method__rank": 64}),
+        ({"train__checkpointing": "on"}, {"train__checkpointing": "off"}),
+        ({"optim__name": "adamw8bit"}, {"optim__name": "adamw"}),
+        ({"optim__accumulation": 1}, {"optim__accumulation": 4}),
+        ({"optim__ema": False}, {"optim__ema": True}),
+    ],
+    ids=lambda changes: " ".join(f"{path}={value}" for path, value in changes.items()),
+)
+def test_what_asks_for_more_never_holds_less(
+    trainer: Trainer, less: dict[str, Any], more: dict[str, Any]
+) -> None:
+    small, large = known(planned(trainer, **less)), known(planned(trainer, **more))
+    assert 0 < small.held("train") <= large.held("train")
+
+
+def test_phases_that_were_not_traced_are_named(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned(trainer)
+    monkeypatch.setenv("SDTRAINER_WORKSPACE", str(trainer.workspace.root))
+    before = estimate(plan)
+    assert before.unknown == ("cache", "train", "sample")
+    assert not held(before, "activations", "temporary")
+    after = known(plan)
+    assert not after.unknown
+    assert {row.phase for row in after.rows if row.what == "temporary"} == {"cache", "train", "sample"}
+
+
+def test_what_is_encoded_and_drawn_at_once_is_what_is_counted() -> None:
+    from sdtrainer.training import class_images, setup
+
+    assert (activations.ENCODE_BATCH, activations.CLASS_IMAGE_BATCH) == (
+        setup.ENCODE_BATCH,
+        class_images.BATCH,
+    )
+
+
+# -- a card -----------------------------------------------------------------------------------------
+
+
+def peak(trainer: Trainer, device: str, shape: Shape, **changes: Any) -> int:
+    plan = dataclasses.replace(planned(trainer, **changes), device=device)
+    placements = tuple(dataclasses.replace(p, device=device) for p in plan.placements)
+    plan = dataclasses.replace(plan, placements=placements)
+    with fakes.model(plan, "train") as (family, parts):
+        told = passes.run("step", plan, family, parts, shape)
+    return max(told.held)
+
+
+def test_fused_attention_grows_with_the_area_and_plain_with_its_square(trainer: Trainer) -> None:
+    def growth(device: str) -> float:
+        small, large = (peak(trainer, device, Shape(1, side, side)) for side in (32, 64))
+        return large / small
+
+    assert growth("cuda") == pytest.approx(4, rel=0.05)
+    assert growth("mps") > 8
+
+
+def test_mixed_precision_on_a_card_keeps_norms_in_fp32(trainer: Trainer) -> None:
+    shape, short = Shape(1, 32, 32), {"train__precision": "bf16"}
+    on_processor, on_card = peak(trainer, "cpu", shape, **short), peak(trainer, "cuda", shape, **short)
+    assert 1.1 * on_processor < on_card < peak(trainer, "cuda", shape)
