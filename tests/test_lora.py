@@ -4,6 +4,8 @@ trained.
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,12 @@ EMBEDDING = LoraSection(
 
 
 def load(base: Path) -> Parts:
+    """A fresh copy of the base model."""
+    return copy.deepcopy(_loaded(base))
+
+
+@cache
+def _loaded(base: Path) -> Parts:
     facts = families.recognise(BaseSection(path=str(base)))
     parts = families.family_of(facts).load(facts, facts.parts, dict.fromkeys(facts.parts, torch.float32))
     for module in parts.modules.values():
@@ -161,9 +169,15 @@ def test_every_chosen_layer_is_a_real_one(base: Path) -> None:
         assert chosen.choose(parts.modules[DENOISER], wanted, (torch.nn.Linear, torch.nn.Conv2d))
 
 
+FEW: dict[str, Any] = {
+    "targets": "own list",
+    "own_targets": ["*attn1.to_q", "*attn2.to_k", "*proj_in", "*conv1", "*shortcut", "text_encoder.*q_proj"],
+}
+"""Few layers, of every kind."""
+
 VARIANTS = {
-    "rank-stabilised": LoraSection(rank=4, alpha=3.0, rank_stabilised=True, targets="with convolutions"),
-    "dora": LoraSection(rank=3, alpha=2.0, dora=True, targets="with convolutions", train_text_encoder=True),
+    "rank-stabilised": LoraSection(rank=4, alpha=3.0, rank_stabilised=True, **FEW),
+    "dora": LoraSection(rank=3, alpha=2.0, dora=True, **FEW),
     "other ranks": LoraSection(rank=2, alpha=3.0, rank_patterns=["*attn2*: 5", "*attn*: 1", "*ff*: 4"]),
     "all at once": LoraSection(
         rank=4, alpha=2.0, rank_stabilised=True, dora=True, rank_patterns=["*.attn2.to_k: 2"], lr_ratio_b=4.0

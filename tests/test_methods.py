@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,14 @@ from sdtrainer.section import Section, UserError
 from sdtrainer.training import checkpoint
 
 RATES = LearningRates(1e-2, 5e-3)
+LAYERS = {
+    "targets": "own list",
+    "own_targets": ["*attn1.to_q", "*attn2.to_k", "*proj_in", "*conv1", "*shortcut", "text_encoder.*fc1"],
+}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "lora": {"rank": 2, "targets": "with convolutions", "train_text_encoder": True},
-    "loha": {"rank": 2, "targets": "with convolutions", "train_text_encoder": True},
-    "lokr": {"factor": 4, "targets": "with convolutions", "train_text_encoder": True},
+    "lora": {"rank": 2} | LAYERS,
+    "loha": {"rank": 2} | LAYERS,
+    "lokr": {"factor": 4} | LAYERS,
     "full": {"train_text_encoder": True},
     "hypernetwork": {"widths": "text"},
     "textual_inversion": {"tokens": ["<zib>"], "init": ["a disc"]},
@@ -41,6 +47,12 @@ def section_of(kind: str) -> Section:
 
 
 def load(base: Path) -> Parts:
+    """A fresh copy of the base model."""
+    return copy.deepcopy(_loaded(base))
+
+
+@cache
+def _loaded(base: Path) -> Parts:
     facts = families.recognise(BaseSection(path=str(base)))
     return families.family_of(facts).load(facts, facts.parts, dict.fromkeys(facts.parts, torch.float32))
 
