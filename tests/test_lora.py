@@ -171,7 +171,14 @@ def test_every_chosen_layer_is_a_real_one(base: Path) -> None:
 
 FEW: dict[str, Any] = {
     "targets": "own list",
-    "own_targets": ["*attn1.to_q", "*attn2.to_k", "*proj_in", "*conv1", "*shortcut", "text_encoder.*q_proj"],
+    "own_targets": [
+        "*attn1.to_q",
+        "*attn2.to_k",
+        "*proj_in",
+        "*conv1",
+        "*shortcut",
+        "text_encoder.*layers.0.*",
+    ],
 }
 """Few layers, of every kind."""
 
