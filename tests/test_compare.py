@@ -142,6 +142,7 @@ def test_dreambooth_must_learn_best_and_be_heavy() -> None:
 
 
 def test_textual_inversion_must_be_smallest_and_learn_less() -> None:
+    """What was not run, as here full fine-tuning, decides nothing."""
     tiny = {"learnt_loss": around(0.9), "learnt": (0.4, 0.5, 0.4), "file": (4e3,) * 3}
     lora = {"learnt_loss": around(0.6), "learnt": (1.0, 1.0, 0.9), "file": (2e7,) * 3}
     known = summaries(textual_inversion=tiny, textual_inversion_free=tiny, lora=lora)

@@ -96,17 +96,18 @@ def _said(numbers: Numbers, column: str) -> str:
     return _WRITTEN[column](numbers.mean)
 
 
+def _mean_of(column: str) -> Callable[[Summary], float]:
+    return lambda one: one[column].mean
+
+
 def _learns_best_but_is_heavy(known: Summaries) -> list[Finding]:
+    """Against the one of the light methods that comes nearest in each."""
     one = known["dreambooth"]
-    others = [known[name] for name in LIGHT if name in known]
+    others = [known[name] for name in LIGHT if name in known and known[name].numbers]
     return [
-        finding
-        for other in others
-        for finding in (
-            _less(one, other, "learnt_loss"),
-            _more(one, other, "file"),
-            _more(one, other, "memory"),
-        )
+        _less(one, min(others, key=_mean_of("learnt_loss")), "learnt_loss"),
+        _more(one, max(others, key=_mean_of("file")), "file"),
+        _more(one, max(others, key=_mean_of("memory")), "memory"),
     ]
 
 
@@ -116,17 +117,19 @@ def _prior_keeps_more(known: Summaries) -> list[Finding]:
 
 
 def _tiny_but_limited(known: Summaries) -> list[Finding]:
-    one = known["textual_inversion"]
-    sizes = [_less(one, other, "file") for name, other in known.items() if not name.startswith(one.name)]
-    return [*sizes, _more(one, known["lora"], "learnt_loss"), _less(one, known["lora"], "learnt")]
+    """The file against the smallest of the other methods', what is learnt against LoRA."""
+    one, lora = known["textual_inversion"], known["lora"]
+    others = [s for name, s in known.items() if s.numbers and not name.startswith("textual_inversion")]
+    smallest = min(others, key=_mean_of("file"))
+    return [_less(one, smallest, "file"), _more(one, lora, "learnt_loss"), _less(one, lora, "learnt")]
 
 
 def _nearly_as_good(known: Summaries) -> list[Finding]:
     lora, full = known["lora"]["learnt_loss"], known["full"]["learnt_loss"]
     wanted = full.mapped(lambda loss: 1 - NEARLY * (1 - loss))
     words = (
-        f"{_TITLES['learnt_loss']}: LoRA {_said(lora, 'learnt_loss')}; {NEARLY:.0%} of full fine-tuning's "
-        f"{_said(full, 'learnt_loss')} are {_said(wanted, 'learnt_loss')}"
+        f"{_TITLES['learnt_loss']}: LoRA {_said(lora, 'learnt_loss')}; {100 * NEARLY:.0f} % of full "
+        f"fine-tuning's {_said(full, 'learnt_loss')} are {_said(wanted, 'learnt_loss')}"
     )
     return [Finding(compare(lora, wanted), words)]
 

@@ -44,7 +44,7 @@ _NORM = {"method.norm_weight": 10.0}
 CONTESTANTS: tuple[Contestant, ...] = (
     Contestant("lora", "LoRA", _LORA, (2e-4, 6e-4, 1.8e-3)),
     Contestant("loha", "LoHa", {"method.kind": "loha", **_CONVOLUTIONS}, (1e-3, 3e-3, 9e-3)),
-    Contestant("lokr", "LoKr", {"method.kind": "lokr", **_CONVOLUTIONS}, (2e-4, 6e-4, 1.8e-3)),
+    Contestant("lokr", "LoKr", {"method.kind": "lokr", **_CONVOLUTIONS}, (6e-4, 1.8e-3, 5.4e-3)),
     Contestant("textual_inversion", "Textual inversion", _WORD | _BEGINNING | _NORM, (3e-3, 1e-2, 3e-2)),
     Contestant(
         "textual_inversion_random",
@@ -61,9 +61,9 @@ CONTESTANTS: tuple[Contestant, ...] = (
     Contestant("hypernetwork", "Hypernetwork", {"method.kind": "hypernetwork"}, (3e-4, 1e-3, 3e-3)),
     Contestant(
         "cross_attention",
-        "Cross-attention alone",
+        "Partial fine-tuning (cross-attention)",
         _FULL | {"method.layers": "cross-attention"},
-        (1e-4, 3e-4, 1e-3),
+        (3e-4, 1e-3, 3e-3),
         is_whole=True,
     ),
     Contestant("full", "Full fine-tuning", _FULL, (3e-5, 1e-4, 3e-4), is_whole=True),

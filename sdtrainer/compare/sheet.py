@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .. import files
 from .course import Outcome
 
-CELL, MARGIN, NAMES, HEAD, LETTERS = 128, 6, 190, 44, 11
+CELL, MARGIN, NAMES, HEAD, LETTERS = 128, 6, 190, 54, 11
 
 
 def save(root: Path, runs: Path, outcome: Outcome) -> None:
@@ -32,7 +32,7 @@ def lay_out(rows: Sequence[tuple[str, Path]], prompts: Sequence[str]) -> Image.I
     page = Image.new("RGB", (width, HEAD + len(rows) * (CELL + MARGIN) + MARGIN), "white")
     pen, letters = ImageDraw.Draw(page), ImageFont.load_default(LETTERS)
     for column, prompt in enumerate(prompts):
-        text = textwrap.fill(prompt, 24)
+        text = textwrap.fill(prompt, 20)
         pen.multiline_text((_left(column), MARGIN), text, fill="black", font=letters, spacing=1)
     for row, (name, folder) in enumerate(rows):
         top = HEAD + row * (CELL + MARGIN)
