@@ -42,8 +42,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Ledger:
-    """`trained` counts trainable parameters, `blocks` says where they are; `exported_bytes` is the size of
-    the file. In the `unknown` phases a pass was never traced: their activations are missing.
+    """`loaded` counts the parameters of each part of the base, `trained` the trainable ones, `blocks` says
+    where they are; `exported_bytes` is the size of the file. In the `unknown` phases a pass was never traced:
+    their activations are missing.
     """
 
     rows: tuple[Row, ...]
@@ -51,6 +52,7 @@ class Ledger:
     exported_bytes: int
     blocks: tuple[Block, ...]
     unknown: tuple[Phase, ...]
+    loaded: dict[str, int]
 
     def held(self, phase: Phase) -> int:
         """The most bytes held at once in a phase."""
@@ -76,7 +78,7 @@ def estimate(plan: Plan) -> Ledger:
     exported = counts.exported[plan.config.export.precision] * len(plan.config.export.formats)
     unknown = {need.phase for need in activations.missing(plan, counts.structure)}
     unknown_phases = tuple(phase for phase in PHASES if phase in unknown)
-    return Ledger(tuple(rows), counts.structure.trained, exported, counts.blocks, unknown_phases)
+    return Ledger(tuple(rows), counts.structure.trained, exported, counts.blocks, unknown_phases, counts.base)
 
 
 def structure_of(plan: Plan) -> Structure:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
 import pytest
+import sd15
 import torch
 from conftest import Trainer
 
 from sdtrainer import activations, families, planner, trace
-from sdtrainer.hardware import CPU_ONLY
+from sdtrainer.hardware import CPU_ONLY, imagined
 from sdtrainer.memory import Ledger, estimate, structure_of
 from sdtrainer.methods import method_of
 from sdtrainer.plan import Plan
@@ -192,6 +194,54 @@ def test_fused_attention_grows_with_the_area_and_plain_with_its_square(trainer: 
 
 
 def test_mixed_precision_on_a_card_keeps_norms_in_fp32(trainer: Trainer) -> None:
-    shape, short = Shape(1, 32, 32), {"train__precision": "bf16"}
+    shape, short = Shape(1, 32, 32), {"train__precision": "bf16", "method__dropout": 0.0}
     on_processor, on_card = peak(trainer, "cpu", shape, **short), peak(trainer, "cuda", shape, **short)
     assert 1.1 * on_processor < on_card < peak(trainer, "cuda", shape)
+
+
+def test_dropout_on_a_card_keeps_less(trainer: Trainer) -> None:
+    """A byte for each number instead of four; what was let through is kept by both."""
+
+    def cost(device: str) -> int:
+        with_it, without = (
+            peak(trainer, device, Shape(1, 32, 32), method__dropout=dropout) for dropout in (0.1, 0.0)
+        )
+        return with_it - without
+
+    assert 0 < cost("cuda") < 0.65 * cost("cpu")
+
+
+# -- the tables that ship ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Stable Diffusion 1.5, without weights."""
+    return str(sd15.write(tmp_path_factory.mktemp("models") / "sd15"))
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_the_usual_plans_are_known_without_tracing(trainer: Trainer, published: str, kind: str) -> None:
+    """Where this fails, layers have changed: `python -m sdtrainer trace --ship BASE` makes tables anew."""
+    for checkpointing in ("on", "off"):
+        changes = {"method": {"kind": kind}, "train__checkpointing": checkpointing, "base__path": published}
+        plan = planner.draft(trainer.config(**changes), trainer.workspace, imagined(24)).plan
+        assert not estimate(plan).unknown
+
+
+def test_a_table_that_ships_is_what_a_trace_finds(trainer: Trainer, published: str) -> None:
+    plan = planner.draft(trainer.config(base__path=published), trainer.workspace, imagined(24)).plan
+    (need,) = (need for need in activations.needs(plan, structure_of(plan)) if need.kind == "encode")
+    shipped, traced = activations.look_up(need.key), trace.trace(plan, need)
+    assert shipped is not None
+    assert traced.peak_bytes(need.size) == pytest.approx(shipped.peak_bytes(need.size), rel=0.01)
+
+
+def test_tables_are_looked_up_in_milliseconds(trainer: Trainer, published: str) -> None:
+    """Printed, not asserted: tests run on busy machines."""
+    plan = planner.draft(trainer.config(base__path=published), trainer.workspace, imagined(24)).plan
+    structure = structure_of(plan)
+    activations.estimate(plan, structure)
+    began = time.perf_counter()
+    activations.estimate(plan, structure)
+    print(f"activations: {1000 * (time.perf_counter() - began):.2f} ms")

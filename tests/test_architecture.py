@@ -29,6 +29,7 @@ ORDER = (
     "advice",
     "activations",
     "planner memory",
+    "storage",
     "sample",
     "verdict result",
     "training",

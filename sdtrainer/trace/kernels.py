@@ -10,6 +10,8 @@ Attention, by kind:
   fp32 copy of the queries, is not seen.
 - plain: the scores (heads x queries x keys) exist and are kept, as without a fused kernel (Apple's GPUs).
 
+Dropout: a card keeps which numbers it let through, a byte for each; a processor keeps factors and input.
+
 Mixed precision: beyond what a processor computes in 16 bit, torch's autocast for cards computes norms,
 softmax, powers and sums in fp32 and so keeps fp32 copies (pytorch.org/docs/stable/amp.html, "CUDA Ops that
 can autocast to float32").
@@ -56,26 +58,27 @@ class CardKernels(TorchFunctionMode):
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
-        self.attention = {"fused": _fused, "plain": _plain}[attention]
+        self.instead = {
+            functional.scaled_dot_product_attention: {"fused": _fused, "plain": _plain}[attention],
+            functional.dropout: _dropout,
+            torch.Tensor.backward: self._backward,
+        }
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is functional.scaled_dot_product_attention:
-            return self.attention(*args, **kwargs)
-        if func is torch.Tensor.backward:  # checkpointed blocks run forward again inside
-            with self:
-                return _backward(args[0])
+        if func in self.instead:
+            return self.instead[func](*args, **kwargs)
         if func in _FP32 and torch.is_autocast_enabled("cpu"):
             args, kwargs = tree_map(_float, (args, kwargs))
         return func(*args, **kwargs)
 
-
-def _backward(loss: torch.Tensor) -> None:
-    """loss.backward() without asking the modes again."""
-    ones = torch.ones_like(loss)
-    _engine_run_backward((loss,), (ones,), False, False, (), allow_unreachable=True, accumulate_grad=True)
+    def _backward(self, loss: torch.Tensor, **options: Any) -> None:
+        """loss.backward() with the mode on: checkpointed blocks run forward again inside."""
+        start, ones = (loss,), (torch.ones_like(loss),)
+        with self:
+            _engine_run_backward(start, ones, False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 def _float(value: Any) -> Any:
@@ -102,3 +105,9 @@ def _fused(
 def _plain(*args: Any, **kwargs: Any) -> torch.Tensor:
     with sdpa_kernel(SDPBackend.MATH):
         return functional.scaled_dot_product_attention(*args, **kwargs)
+
+
+def _dropout(
+    values: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> torch.Tensor:
+    return torch.native_dropout(values, p, training)[0] if training and p else values

@@ -75,5 +75,5 @@ def variants(base: str, words: Sequence[str]) -> Iterator[Plan]:
         told = f"{method} {training}"
         if all(word in told for word in words):
             values = {"base": {"path": base}, "data": {"folder": "starter"}, "method": method}
-            config = configs.build(values | {"train": training})
+            config = configs.build(values | {"train": training, "sample": {"prompts": ["a picture"]}})
             yield planner.draft(config, workspaces.default(), hardware.imagined(24)).plan

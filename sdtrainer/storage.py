@@ -1,0 +1,77 @@
+"""Storage: the main memory and the disk that a plan needs besides the card, counted from plan and ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from .memory import Ledger
+from .plan import PHASES, Plan
+from .seams import Precision
+
+WINDOW = 77
+_BYTES: Mapping[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+@dataclass(frozen=True)
+class Need:
+    """`bytes` of main memory or disk for one thing, in words for the user."""
+
+    where: Literal["memory", "disk"]
+    what: str
+    bytes: int
+
+
+def needs(plan: Plan, ledger: Ledger) -> tuple[Need, ...]:
+    """Return what a plan needs of this computer. Python and torch themselves come on top, about 1 GB."""
+    state = _state_bytes(ledger)
+    caches = _cache_bytes(plan)
+    kept = plan.config.checkpoint.keep if plan.checkpoint_every else 1
+    found = [
+        Need("memory", "the model while it is loaded", _loaded_bytes(plan, ledger)),
+        Need("memory", "the last good state, to go back to", state),
+        Need("memory", "latents and text, read once", caches),
+        Need("disk", "latents and text", caches),
+        Need("disk", f"{kept} checkpoints" if kept > 1 else "the last checkpoint", kept * state),
+        Need("disk", "files to use elsewhere", ledger.exported_bytes),
+    ]
+    if plan.device == "cpu":
+        held = max(ledger.held(phase) for phase in PHASES)
+        found[0] = Need("memory", "training", held)
+    return tuple(need for need in found if need.bytes)
+
+
+def _loaded_bytes(plan: Plan, ledger: Ledger) -> int:
+    """All parts are read into main memory before they move."""
+    return sum(ledger.loaded[part] * _BYTES[plan.place(part, "cache").precision] for part in plan.facts.parts)
+
+
+def _state_bytes(ledger: Ledger) -> int:
+    """Trained weights in fp32, optimizer and running average: what a checkpoint and a snapshot hold."""
+    rows = [row for row in ledger.rows if row.phase == "train" and row.what in ("optimizer", "average")]
+    return 4 * ledger.trained + sum(row.bytes for row in rows)
+
+
+def _cache_bytes(plan: Plan) -> int:
+    """Mean and deviation of every picture, mirrored ones beside; every caption once."""
+    return _latent_bytes(plan) * plan.cache_latents + _text_bytes(plan) * plan.cache_text
+
+
+def _latent_bytes(plan: Plan) -> int:
+    """`buckets` counts showings; a picture's latents are kept once for each size."""
+    facts = plan.facts
+    sides = {bucket: map(int, bucket.split(" x ")) for bucket in plan.buckets}
+    areas = {bucket: width * height for bucket, (width, height) in sides.items()}
+    total = sum(plan.buckets.values())
+    mean_area = sum(areas[bucket] * count for bucket, count in plan.buckets.items()) / total
+    pictures = (plan.num_images + plan.num_class_images + plan.num_validation) * len(plan.resolutions)
+    versions = 2 if plan.config.data.flip else 1
+    one = 2 * 4 * facts.latent_channels * mean_area / facts.pixels_per_latent**2
+    return round(pictures * versions * one)
+
+
+def _text_bytes(plan: Plan) -> int:
+    """In fp32: what a text encoder says last is normed, and norms are computed in fp32 on cards."""
+    captions = plan.num_images + plan.num_validation + bool(plan.num_class_images)
+    return captions * plan.chunks * WINDOW * plan.facts.text_width * 4
