@@ -82,20 +82,33 @@ def _fill(module: torch.nn.Module, dtype: torch.dtype) -> None:
                 )
 
 
-def batch(plan: Plan, shape: Shape) -> Batch:
+def batch(plan: Plan, family: Family, parts: Parts, shape: Shape) -> Batch:
     """Return what one step gets."""
     facts, scale = plan.facts, plan.facts.pixels_per_latent
-    latents = pixels = conditioning = tokens = None
+    latents = pixels = None
     if plan.cache_latents:
         of_latents = (shape.batch, facts.latent_channels, shape.height, shape.width)
         latents = Latents(torch.empty(of_latents), torch.empty(of_latents))
     else:
         pixels = torch.empty(shape.batch, 3, shape.height * scale, shape.width * scale)
-    if plan.cache_text:
-        of_words = (shape.batch, shape.texts * WINDOW, facts.text_width)
-        conditioning = Conditioning(torch.empty(of_words, dtype=DTYPES[plan.precision]))
-    else:
-        ids = torch.empty(shape.batch, shape.texts * WINDOW, dtype=torch.long)
-        tokens = dict.fromkeys(facts.encoders, ids)
+    text = conditioning(plan, family, parts, shape) if plan.cache_text else None
+    ids = None if plan.cache_text else tokens(plan, shape)
     weight, sizes = torch.empty(shape.batch), torch.empty(shape.batch, 6)
-    return Batch(weight, sizes, latents, pixels, conditioning, tokens)
+    return Batch(weight, sizes, latents, pixels, text, ids)
+
+
+def tokens(plan: Plan, shape: Shape) -> dict[str, torch.Tensor]:
+    ids = torch.empty(shape.batch, shape.texts * WINDOW, dtype=torch.long)
+    return dict.fromkeys(plan.facts.encoders, ids)
+
+
+def conditioning(plan: Plan, family: Family, parts: Parts, shape: Shape) -> Conditioning:
+    """Return captions as this family encodes them."""
+    sizes = torch.empty(shape.batch, 6)
+    with torch.no_grad(), autocast(plan):
+        return family.encode_text(parts, tokens(plan, shape), plan.config.base.clip_skip, sizes)
+
+
+def autocast(plan: Plan, enabled: bool = True) -> torch.autocast:
+    """Mixed precision as in training, on the processor, where fake tensors lie."""
+    return torch.autocast("cpu", DTYPES[plan.precision], enabled=enabled and plan.precision != "fp32")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 
 from ..activations import Kind
 from ..plan import Plan
-from ..seams import DENOISER, Batch, Conditioning, Family, Noised, Parts
-from ..training.setup import DTYPES
+from ..seams import Batch, Conditioning, Family, Noised, Parts
 from ..training.step import TrainStep
 from . import fakes, kernels
 from .fakes import Shape
@@ -34,11 +33,14 @@ def run(kind: Kind, plan: Plan, family: Family, parts: Parts, shape: Shape) -> T
     """Run one pass on a model that `fakes.model` gave, and count."""
     known = [t for m in parts.modules.values() for t in (*m.parameters(), *m.buffers())]
     counter = LiveBytes([*known, *(t for t in vars(parts.schedule).values() if torch.is_tensor(t))])
-    with kernels.of(plan.device), counter:
+    with kernels.of(plan.device):
         if kind == "step":
-            return step(TrainStep(family, parts, plan), fakes.batch(plan, shape), counter)
-        with torch.no_grad(), _autocast(plan, enabled=kind in ("draw", "text")):
-            out = _FORWARD[kind](plan, family, parts, shape)
+            batch = fakes.batch(plan, family, parts, shape)
+            with counter:
+                return step(TrainStep(family, parts, plan), batch, counter)
+        given = _GIVEN[kind](plan, family, parts, shape)
+        with torch.no_grad(), fakes.autocast(plan, kind in ("draw", "text")), counter:
+            out = _FORWARD[kind](plan, family, parts, given)
     del out
     return _told(counter, [], 0)
 
@@ -53,7 +55,7 @@ def step(module: TrainStep, batch: Batch, counter: LiveBytes) -> Trace:
 
     trained = [p for m in module.parts.modules.values() for p in m.parameters() if p.requires_grad]
     hooks = [p.register_post_accumulate_grad_hook(note) for p in trained]
-    with _autocast(module.plan):
+    with fakes.autocast(module.plan):
         loss = module(batch, cast(torch.Generator, None)).mean()
     saved = counter.now
     loss.backward()
@@ -76,38 +78,34 @@ def _told(counter: LiveBytes, made: list[tuple[int, int]], saved: int) -> Trace:
     return Trace(tuple(name for name, _ in counter.moments), held, tuple(gradients), saved)
 
 
-def _autocast(plan: Plan, enabled: bool = True) -> torch.autocast:
-    """Mixed precision as in training, on the processor, where fake tensors lie."""
-    return torch.autocast("cpu", DTYPES[plan.precision], enabled=enabled and plan.precision != "fp32")
+def _noised(plan: Plan, family: Family, parts: Parts, shape: Shape) -> tuple[Noised, Conditioning]:
+    latents, timesteps = _latents(plan, family, parts, shape), torch.empty(shape.batch, dtype=torch.long)
+    words = fakes.conditioning(plan, family, parts, shape)
+    return Noised(latents, timesteps, latents, timesteps), words
 
 
-def _draw(plan: Plan, family: Family, parts: Parts, shape: Shape) -> torch.Tensor:
-    latents = torch.empty(shape.batch, plan.facts.latent_channels, shape.height, shape.width)
-    timesteps = torch.empty(shape.batch, dtype=torch.long)
-    dtype = DTYPES[plan.place(DENOISER, "sample").precision]
-    words = torch.empty(shape.batch, fakes.WINDOW * shape.texts, plan.facts.text_width, dtype=dtype)
-    return family.predict(parts, Noised(latents, timesteps, latents, timesteps), Conditioning(words))
+def _latents(plan: Plan, family: Family, parts: Parts, shape: Shape) -> torch.Tensor:
+    return torch.empty(shape.batch, plan.facts.latent_channels, shape.height, shape.width)
 
 
-def _decode(plan: Plan, family: Family, parts: Parts, shape: Shape) -> torch.Tensor:
-    latents = torch.empty(shape.batch, plan.facts.latent_channels, shape.height, shape.width)
-    return parts.vae.decode(latents.to(parts.vae.dtype), return_dict=False)[0]
-
-
-def _encode(plan: Plan, family: Family, parts: Parts, shape: Shape) -> object:
+def _pixels(plan: Plan, family: Family, parts: Parts, shape: Shape) -> torch.Tensor:
     scale = plan.facts.pixels_per_latent
-    return family.encode_images(parts, torch.empty(shape.batch, 3, shape.height * scale, shape.width * scale))
+    return torch.empty(shape.batch, 3, shape.height * scale, shape.width * scale)
 
 
-def _text(plan: Plan, family: Family, parts: Parts, shape: Shape) -> object:
-    ids = torch.empty(shape.batch, fakes.WINDOW * shape.texts, dtype=torch.long)
-    tokens = dict.fromkeys(plan.facts.encoders, ids)
-    return family.encode_text(parts, tokens, plan.config.base.clip_skip, torch.empty(shape.batch, 6))
+def _shape(plan: Plan, family: Family, parts: Parts, shape: Shape) -> Shape:
+    return shape
 
 
-_FORWARD: Mapping[str, Callable[[Plan, Family, Parts, Shape], object]] = {
-    "draw": _draw,
-    "decode": _decode,
-    "encode": _encode,
-    "text": _text,
+_GIVEN: Mapping[str, Callable[[Plan, Family, Parts, Shape], Any]] = {
+    "draw": _noised,
+    "decode": _latents,
+    "encode": _pixels,
+    "text": _shape,
+}
+_FORWARD: Mapping[str, Callable[[Plan, Family, Parts, Any], object]] = {
+    "draw": lambda plan, family, parts, given: family.predict(parts, *given),
+    "decode": lambda plan, family, parts, given: parts.vae.decode(given.to(parts.vae.dtype)),
+    "encode": lambda plan, family, parts, given: family.encode_images(parts, given),
+    "text": lambda plan, family, parts, given: fakes.conditioning(plan, family, parts, given),
 }
