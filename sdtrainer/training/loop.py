@@ -19,7 +19,6 @@ from ..events import (
     Event,
     Paused,
     Resumed,
-    Revised,
     RolledBack,
     Said,
     Sampled,
@@ -29,20 +28,17 @@ from ..events import (
     Validated,
 )
 from ..sample import Request
-from ..section import UserError
 from ..seeds import seed_of
 from . import checkpoint
 from .control import Control
 from .guard import Guard
 from .pace import Pace
+from .recovery import Recovery
 from .setup import Training, move_to
 from .step import to_device
 from .validate import validation_loss
 
 SNAPSHOT_EVERY = 50
-SNAPSHOT_LIMIT = 2**30
-MAX_TRIES = 5
-TRIES_FORGOTTEN_AFTER = 200
 ORDERS_EVERY = 8
 
 
@@ -57,9 +53,7 @@ class Loop:
         self._generator = torch.Generator(training.plan.device)
         self._unsaid: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._rates: dict[str, float] = {}
-        self._snapshot: checkpoint.Snapshot | None = None
-        self._tries, self._last_bad = 0, -1
-        self._fits_in_ram = sum(p.numel() for p in self.parameters) * 12 < SNAPSHOT_LIMIT
+        self._recovery = Recovery(training)
 
     @property
     def total(self) -> int:
@@ -68,7 +62,7 @@ class Loop:
     def run(self) -> Iterator[Event]:
         if self.step == 0:
             yield from self._look(is_sampling=self.training.plan.config.sample.at_start)
-        self._take_snapshot()
+        self._recovery.keep(self.step)
         while self.step < self.total:
             yield from self._obey()
             if self.ending != "finished":
@@ -78,7 +72,7 @@ class Loop:
             if bad is not None:
                 yield from self._roll_back(bad)
             elif self._is_milestone():
-                yield from self._milestone()
+                yield from self._settled(self._milestone())
             elif self._pace.is_due():
                 yield self._report()
         if self.ending != "finished":
@@ -132,11 +126,7 @@ class Loop:
         return self.step == self.total or any(_is_due(every, self.step) for every in clocks)
 
     def _milestone(self) -> Iterator[Event]:
-        """Whatever is due at this step; nothing is kept before every verdict is in."""
-        bad = self._guard.settle()
-        if bad is not None:
-            yield from self._roll_back(bad)
-            return
+        """Whatever is due at this step."""
         yield self._report()
         plan, is_end = self.training.plan, self.step == self.total
         yield from self._look(
@@ -146,7 +136,7 @@ class Loop:
         if is_end or _is_due(plan.checkpoint_every, self.step):
             yield from self._save()
         else:
-            self._take_snapshot()
+            self._recovery.keep(self.step)
         self._pace.rest()
 
     def _look(self, is_sampling: bool, is_validating: bool = True) -> Iterator[Event]:
@@ -173,7 +163,7 @@ class Loop:
 
     def _save(self) -> Iterator[Event]:
         training = self.training
-        self._take_snapshot()
+        self._recovery.keep(self.step)
         if training.is_main:
             path = checkpoint.save(training.folder.checkpoints, training.trained, self.step)
             checkpoint.prune(training.folder.checkpoints, training.plan.config.checkpoint.keep)
@@ -181,55 +171,13 @@ class Loop:
             yield Saved(self.step, "checkpoint", path.relative_to(training.folder.path).as_posix(), size)
         training.accelerator.wait_for_everyone()
 
-    def _take_snapshot(self) -> None:
-        """Keep the state in memory; never older than the newest checkpoint, so that going back voids none."""
-        if self._fits_in_ram:
-            self._snapshot = checkpoint.snapshot(self.training.trained, self.step)
-
     def _roll_back(self, bad: int) -> Iterator[Event]:
-        """Go back to the last good state; first leave that batch out, then lower the learning rate, then give
-        up.
-        """
-        training = self.training
-        self._tries = 1 if self.step > self._last_bad + TRIES_FORGOTTEN_AFTER else self._tries + 1
-        images = ", ".join(training.feed.files(bad * training.plan.accumulation))
-        if self._tries > MAX_TRIES:
-            raise UserError(
-                f"The loss stopped being a number {MAX_TRIES} times, the last time at step {bad} ({images}).",
-                "Lower the learning rate, choose fp32 or bf16, or remove those images; then resume.",
-                "optim.lr",
-            )
-        is_first = bad not in training.plan.skipped and self._tries % 2 == 1
-        self._last_bad, self._unsaid = bad, []
         self._guard.forget()
-        back = self._restore()
-        if is_first:
-            why = f"the batch of step {bad} ({images}) is left out"
-            training.plan = training.plan.revised(skipped=(*training.plan.skipped, bad))
-        else:
-            why = "the learning rate is halved"
-            training.plan = training.plan.revised(lr_scale=training.plan.lr_scale / 2)
-        if training.is_main:
-            planner.save_plan(training.plan, training.folder)
-        self.step = back
-        yield RolledBack(
-            bad, back, f"The loss of step {bad} was not a number: back to step {back}, and {why}."
-        )
-        yield Revised(back, training.plan.revision, why)
-
-    def _restore(self) -> int:
-        """Return the step of the state that now holds."""
-        saved = checkpoint.saved(self.training.folder.checkpoints)
-        if self._snapshot is not None:
-            checkpoint.go_back(self._snapshot, self.training.trained)
-            return self._snapshot.step
-        if saved:
-            return checkpoint.load(saved[-1], self.training.trained)
-        raise UserError(
-            "The loss stopped being a number before the first checkpoint.",
-            "Lower the learning rate, or choose fp32 or bf16.",
-            "optim.lr",
-        )
+        self._unsaid = []
+        for event in self._recovery.go_back(bad, self.step):
+            if isinstance(event, RolledBack):
+                self.step = event.to_step
+            yield event
 
     def _obey(self) -> Iterator[Event]:
         for word in self._orders():
@@ -264,6 +212,7 @@ class Loop:
                     self.ending = {"stop": "stopped", "suspend": "suspended"}[word]
 
     def _settled(self, work: Iterator[Event]) -> Iterator[Event]:
+        """Do what keeps something for later, but only once every verdict is in."""
         bad = self._guard.settle()
         yield from work if bad is None else self._roll_back(bad)
 
