@@ -50,10 +50,14 @@ def main() -> int:
 
 
 def prepare(home: Workspace) -> None:
-    """Keep gradio quiet and its files in the workspace. It reads these when it is imported."""
+    """Keep gradio quiet, its files in the workspace and its calls to itself off any proxy. It reads these when it
+    is imported or launched.
+    """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(home.cache / "gradio")
     (home.cache / "gradio").mkdir(parents=True, exist_ok=True)
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost")))
 
 
 @contextmanager

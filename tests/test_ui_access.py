@@ -6,6 +6,7 @@ A real server on this machine; only the tunnel itself is left out, since it woul
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -309,3 +310,21 @@ def test_passwords_are_new_each_time_and_hard_to_guess(tmp_path: Path) -> None:
         seen += access.passwords.values()
     assert len(set(seen)) == 6 and min(map(len, seen)) >= 12
     assert json.dumps(seen)
+
+
+def test_a_proxy_is_not_asked_for_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody answers there
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "intranet")
+    home = Workspace(tmp_path / "workspace")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    app.prepare(home)
+    from sdtrainer.ui import serve
+
+    running = serve.serve(home, "127.0.0.1", None)
+    try:
+        assert httpx.get(running.url).status_code == 200
+    finally:
+        running.close()
+    assert os.environ["NO_PROXY"].startswith("intranet,")

@@ -78,6 +78,7 @@ def serve(
         allowed_paths=[str(thumbnails_folder(workspace))],
         max_file_size=MAX_UPLOAD,
         auth_dependency=_user,
+        _frontend=False,  # or gradio asks itself first, and gives up on a busy machine or behind a proxy
         app_kwargs={
             "middleware": [Middleware(Gate, access=access)],
             "routes": [Route("/download/{run}/{file}", downloads.route(desk))],
