@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import families
 from ..activations import Size
@@ -49,22 +47,11 @@ def model(plan: Plan, phase: Phase) -> Iterator[tuple[Family, Parts]]:
         with torch.device("meta"):
             method.attach(parts, plan.config.method, plan.lrs)
         arm(parts, plan)
-    with FakeTensorMode(allow_non_fake_inputs=True), _Yes():
+    with FakeTensorMode(allow_non_fake_inputs=True):
         for part, module in modules.items():
             _fill(module, DTYPES[plan.place(part, phase).precision])
         parts.schedule = Schedule.from_config(plan.facts.config["scheduler"])
         yield family, parts
-
-
-class _Yes(TorchDispatchMode):
-    """Answers code that looks at a number, which fake tensors lack: a layer that may be left out is not."""
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
-            return args[0].dtype is torch.bool or 1
-        return func(*args, **(kwargs or {}))
 
 
 def _fill(module: torch.nn.Module, dtype: torch.dtype) -> None:
