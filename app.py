@@ -50,8 +50,8 @@ def main() -> int:
 
 
 def prepare(home: Workspace) -> None:
-    """Keep gradio quiet, its files in the workspace and its calls to itself off any proxy. It reads these when it
-    is imported or launched.
+    """Keep gradio quiet, its files in the workspace and its calls to itself off any proxy, before it is
+    imported.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(home.cache / "gradio")

@@ -15,6 +15,7 @@ from .. import diffusion
 from ..seams import DENOISER, VAE, Conditioning, Facts, Latents, Noised, Parts
 from ..section import UserError
 from . import single_file
+from .quiet import no_loading_bars
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +87,7 @@ class StableDiffusion:
         )
 
     def load(self, facts: Facts, parts: Sequence[str], dtypes: Mapping[str, torch.dtype]) -> Parts:
+        no_loading_bars()
         read = _load_file if facts.layout == "file" else _load_folder
         modules, tokenizer = read(facts, parts, dtypes)
         frozen = {part: module.requires_grad_(False).eval() for part, module in modules.items()}

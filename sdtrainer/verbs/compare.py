@@ -56,7 +56,6 @@ def _compare(
     from ..hardware import detect
 
     course.check(config)
-    _silence()
     scale = course.QUICK if is_quick else course.Scale(seeds=seeds)
     progress = Progress(sys.stderr, scale.work(contestants))
     compared = course.Course(config, scale, home, progress)
@@ -71,15 +70,6 @@ def _compare(
         print(f"{score.title}: {score.failure}", file=sys.stderr)
     print(compared.root / "compare.md", flush=True)
     return 1 if failed else 0
-
-
-def _silence() -> None:
-    """One model after the other is loaded: the libraries' own bars would drown ours."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
 
 
 def _config(run: str | None, settings: Sequence[str], is_quick: bool) -> Config:
