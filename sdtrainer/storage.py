@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from .memory import Ledger
 from .plan import PHASES, Plan
 from .seams import Precision
+
+if TYPE_CHECKING:
+    from .memory import Ledger
 
 WINDOW = 77
 _BYTES: Mapping[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2}

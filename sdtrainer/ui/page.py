@@ -184,9 +184,10 @@ class Page:
         ledger = self.desk.ledger(outlook.plan) if outlook.plan else None
         pace = self.desk.pace(outlook.config) if outlook.config else None
         costs = Costs(
-            ledger.held(ledger.peak_phase) if ledger else None,
-            ledger.exported_bytes if ledger else None,
-            pace * outlook.plan.total_steps if pace and outlook.plan else None,
+            peak_bytes=ledger.held(ledger.peak_phase) if ledger else None,
+            misses_activations=bool(ledger and ledger.unknown),
+            file_bytes=ledger.exported_bytes if ledger else None,
+            seconds=pace * outlook.plan.total_steps if pace and outlook.plan else None,
         )
         is_busy = self.desk.jobs.state().current is not None
         return (

@@ -26,6 +26,7 @@ class Costs:
     """What a run will cost, as far as it is known."""
 
     peak_bytes: int | None = None
+    misses_activations: bool = False
     file_bytes: int | None = None
     seconds: float | None = None
 
@@ -81,7 +82,8 @@ def _plan(outlook: Outlook, costs: Costs) -> str:
     if costs.seconds is not None:
         rows.append(("Takes", f"about {words.duration(costs.seconds)}, as the last run like it"))
     if costs.peak_bytes is not None:
-        rows.append(("Memory", f"{words.size(costs.peak_bytes)} and activations"))
+        more = " and activations" if costs.misses_activations else ""
+        rows.append(("Memory", words.size(costs.peak_bytes) + more))
     size = f", {words.size(costs.file_bytes)}" if costs.file_bytes else ""
     rows.append(("Makes", ", ".join(output_names(plan)) + size))
     body = "".join(tag("dt", words.safe(k)) + tag("dd", words.safe(v)) for k, v in rows)

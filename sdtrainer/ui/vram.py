@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from .. import hardware
+from .. import hardware, storage
 from ..config import knobs
 from ..hardware import Machine
 from ..plan import PHASES, Plan
@@ -15,6 +15,9 @@ from .desk import Desk
 from .listen import Given
 from .outlook import Outlook
 from .words import tag
+
+if TYPE_CHECKING:
+    from ..memory import Ledger
 
 CARDS = (4, 6, 8, 10, 12, 16, 24, 32, 48, 80)
 OWN_CARD = "this"
@@ -74,25 +77,55 @@ class Vram:
         total, phase = machine.card.total_bytes, ledger.peak_phase
         parts = _sums(ledger, phase)
         free = total - sum(parts.values())
-        verdict = "fits" if free > 0 else "does not fit"
         held = f"{words.size(sum(parts.values()))} of {words.size(total)}"
-        note = (
-            "Activations, the working memory of each step, are not counted yet: a step needs room in the "
-            "free squares, more of it for larger pictures and batches."
-        )
+        needs = f"One square is 1 GB. {PHASE_WORDS[phase]} needs the most: {held}. {_verdict(ledger, free)}"
         return (
-            tag(
-                "p",
-                f"One square is 1 GB. {PHASE_WORDS[phase]} needs the most: {held} before activations, "
-                f"so this part {verdict}.",
-            )
+            tag("p", needs)
             + tag("div", pictures.squares(parts, total) + pictures.legend(parts, free), "vram")
-            + tag("p", note, "quiet")
+            + tag("p", _certainty(ledger), "quiet")
             + _phases(ledger, total)
+            + _computer(seen.plan, ledger)
         )
 
 
-def _sums(ledger: Any, phase: str) -> dict[str, float]:
+def _verdict(ledger: Ledger, free: float) -> str:
+    if free <= 0:
+        return "That does not fit on this card."
+    return "That fits, as far as it is known." if ledger.unknown else "That fits."
+
+
+def _certainty(ledger: Ledger) -> str:
+    """Say how far the squares can be trusted."""
+    if not ledger.unknown:
+        return (
+            "The working memory of a step (activations) was found by running the real step without a card; "
+            "until it is measured on a card, the sum may be 15 % off."
+        )
+    phases = " and ".join(PHASE_WORDS[phase].lower() for phase in ledger.unknown)
+    return (
+        f"The working memory of {phases} (activations) is not known yet for this model and method, and is "
+        "left out; it grows with the size of the pictures and with the batch. The command line's verb "
+        "trace finds it, without a card."
+    )
+
+
+def _computer(plan: Plan, ledger: Ledger) -> str:
+    """What the plan needs of main memory and disk."""
+    places = {"memory": "main memory", "disk": "disk"}
+    rows = [
+        tag(
+            "tr",
+            tag("th", words.safe(need.what.capitalize()), scope="row")
+            + tag("td", places[need.where])
+            + tag("td", words.size(need.bytes), "number"),
+        )
+        for need in storage.needs(plan, ledger)
+    ]
+    head = tag("tr", "".join(tag("th", word, scope="col") for word in ("For", "Where", "Size")))
+    return tag("h3", "Of this computer") + tag("table", head + "".join(rows))
+
+
+def _sums(ledger: Ledger, phase: str) -> dict[str, float]:
     rows = [row for row in ledger.rows if row.phase == phase]
     return {
         what: sum(r.bytes for r in rows if r.what == what)
@@ -101,7 +134,7 @@ def _sums(ledger: Any, phase: str) -> dict[str, float]:
     }
 
 
-def _phases(ledger: Any, total: int) -> str:
+def _phases(ledger: Ledger, total: int) -> str:
     rows = [
         tag(
             "tr",
