@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import workspace
-from .plan import Phase, Plan
+from .plan import CLASS_IMAGE_BATCH, Phase, Plan
 from .seams import DENOISER, VAE
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ Kind = Literal["step", "draw", "decode", "encode", "text"]
 """Pass forward and backward; denoiser alone; latents to pixels; pixels to latents; captions."""
 
 SHIPPED = workspace.PROJECT / "assets" / "activations"
-ENCODE_BATCH, TEXT_BATCH, CLASS_IMAGE_BATCH = 4, 8, 4
-"""How many images and captions are encoded, and class images drawn, at once."""
+TEXT_BATCH = 8
+"""How many captions are encoded at once."""
 _VERSION = 1
 
 
@@ -149,8 +149,7 @@ def needs(plan: Plan, structure: Structure) -> tuple[Need, ...]:
     """Return the passes that a plan makes, of each phase those that may hold the most."""
     found = [_need("step", "train", DENOISER, plan, structure, _trained_size(plan, structure))]
     if plan.cache_latents:
-        at_once = min(ENCODE_BATCH, plan.num_images)
-        found.append(_need("encode", "cache", VAE, plan, structure, Size(at_once, _area(plan))))
+        found.append(_need("encode", "cache", VAE, plan, structure, Size(1, _area(plan))))
     if plan.cache_text:
         text = Size(TEXT_BATCH, 0, plan.chunks)
         found.append(_need("text", "cache", plan.facts.encoders[0], plan, structure, text))
@@ -161,7 +160,7 @@ def needs(plan: Plan, structure: Structure) -> tuple[Need, ...]:
         side = max(plan.resolutions)
         area = max((drawn.width or side) * (drawn.height or side), side**2 * draws_class_images) // area
         found.append(_need("draw", "sample", DENOISER, plan, structure, Size(2 * images, area)))
-        found.append(_need("decode", "sample", VAE, plan, structure, Size(images, area)))
+        found.append(_need("decode", "sample", VAE, plan, structure, Size(1, area)))
     return tuple(found)
 
 

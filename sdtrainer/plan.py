@@ -24,6 +24,8 @@ from .section import UserError, steps_of
 
 Phase = Literal["cache", "train", "sample", "export"]
 PHASES: tuple[Phase, ...] = ("cache", "train", "sample", "export")
+CLASS_IMAGE_BATCH = 4
+"""How many class images are drawn at once."""
 
 
 @dataclass(frozen=True)

@@ -73,9 +73,11 @@ class Sampler:
         return embeds[: len(requests)], embeds[len(requests) :]
 
     def _decode(self, latents: torch.Tensor) -> list[Image]:
+        """One at a time: a VAE at work holds more than anything else, and gains nothing from batches."""
         vae = self.parts.vae
         shift = vae.config.shift_factor or 0.0
-        pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor + shift, return_dict=False)[0]
+        scaled = latents.to(vae.dtype) / vae.config.scaling_factor + shift
+        pixels = torch.cat([vae.decode(one, return_dict=False)[0] for one in scaled.split(1)])
         return self.pipeline.image_processor.postprocess(pixels.float(), output_type="pil")
 
     def _autocast(self) -> torch.autocast:

@@ -158,15 +158,6 @@ def test_phases_that_were_not_traced_are_named(trainer: Trainer, monkeypatch: py
     assert not held(before, "activations", "temporary")
 
 
-def test_what_is_encoded_and_drawn_at_once_is_what_is_counted() -> None:
-    from sdtrainer.training import class_images, setup
-
-    assert (activations.ENCODE_BATCH, activations.CLASS_IMAGE_BATCH) == (
-        setup.ENCODE_BATCH,
-        class_images.BATCH,
-    )
-
-
 # -- a card -----------------------------------------------------------------------------------------
 
 

@@ -13,19 +13,17 @@ from accelerate import Accelerator
 from .. import files
 from ..data.census import Census, Sample
 from ..events import Event, PhaseBegan, Progress
-from ..plan import Plan
+from ..plan import CLASS_IMAGE_BATCH, Plan
 from ..sample import Request, Sampler
 from ..seeds import seed_of
 from .pace import Pace
 
-BATCH = 4
-"""Images are drawn in the same company each time, as the last bits of a picture depend on it."""
-
 
 def draw(census: Census, plan: Plan, sampler: Sampler, accelerator: Accelerator) -> Iterator[Event]:
     """Draw the class images that are missing; several processes share them, and end together."""
-    numbered = list(enumerate(census.samples))
-    groups = [numbered[start : start + BATCH] for start in range(0, len(numbered), BATCH)]
+    # each in the same company every time, as the last bits of a picture depend on it
+    numbered, size = list(enumerate(census.samples)), CLASS_IMAGE_BATCH
+    groups = [numbered[start : start + size] for start in range(0, len(numbered), size)]
     mine = groups[accelerator.process_index :: accelerator.num_processes]
     missing = [group for group in mine if not all(sample.file.exists() for _, sample in group)]
     if missing:

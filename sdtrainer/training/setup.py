@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-ENCODE_BATCH = 4
 
 
 @dataclass
@@ -205,9 +204,9 @@ def _loader(items: tuple[Item, ...], making: _Making) -> Generator[Event, None, 
     mine = items[accelerator.process_index :: accelerator.num_processes]
     if plan.cache_latents:
         if accelerator.num_processes > 1:  # each fills its share first, then all find everything there
-            yield from _told(fill_latents(mine, stores.latents, making.encode, ENCODE_BATCH), "images")
+            yield from _told(fill_latents(mine, stores.latents, making.encode), "images")
             accelerator.wait_for_everyone()
-        looking = fill_latents(items, stores.latents, making.encode, ENCODE_BATCH)
+        looking = fill_latents(items, stores.latents, making.encode)
     else:
         looking = check_images(items, stores.latents.cache)
     filling = yield from _told(looking, "images")
