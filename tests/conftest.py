@@ -26,6 +26,14 @@ from sdtrainer.training.control import Control
 from sdtrainer.workspace import RunFolder, Workspace
 
 
+LONGEST = ("test_processes.py", "test_browser.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no core waits for one of them at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_base(tmp_path_factory.mktemp("models") / "base")
