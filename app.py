@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sdtrainer import workspace
+from sdtrainer.__main__ import quieten
 from sdtrainer.section import UserError
 from sdtrainer.workspace import Workspace
 
@@ -50,9 +51,8 @@ def main() -> int:
 
 
 def prepare(home: Workspace) -> None:
-    """Keep gradio quiet, its files in the workspace and its calls to itself off any proxy, before it is
-    imported.
-    """
+    """Before gradio is imported: libraries quiet, its files in the workspace, no proxy to itself."""
+    quieten()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(home.cache / "gradio")
     (home.cache / "gradio").mkdir(parents=True, exist_ok=True)

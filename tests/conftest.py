@@ -25,7 +25,6 @@ from sdtrainer.events import Event
 from sdtrainer.training.control import Control
 from sdtrainer.workspace import RunFolder, Workspace
 
-
 LONGEST = ("test_processes.py", "test_browser.py")
 
 
