@@ -24,7 +24,7 @@ from .train import Train
 from .view import RunView
 from .vram import Vram
 
-TICK_SECONDS = 0.5
+TICK_SECONDS = 1.0
 CACHE_SECONDS = (3600, 24 * 3600)  # every hour gradio drops its copies of files older than a day
 TITLE = "sdtrainer"
 VEIL = "<style>#tab-dataset-button, #tab-method-button, #tab-vram-button { display: none !important }</style>"
