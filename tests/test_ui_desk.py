@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import gradio as gr
 import pytest
 
 from sdtrainer import config as configs
@@ -68,3 +69,23 @@ def test_only_runs_that_exist_can_be_named(desk: Desk, name: str | None) -> None
     run_with(desk)
     with pytest.raises(UserError, match="There is no run"):
         desk.run(name)
+
+
+def test_the_gallery_goes_with_the_newest_run_until_another_is_chosen(desk: Desk) -> None:
+    from sdtrainer.ui.gallery import Gallery
+    from sdtrainer.ui.listen import Given
+
+    with gr.Blocks():
+        gallery = Gallery(desk)
+        gallery.build()
+
+    def given(picked: str, run: str = "") -> Given:
+        return Given({gallery.picked: picked, gallery.run: run}, "owner", "page")
+
+    first = run_with(desk)
+    assert gallery.shown(given("")) == first
+    second = run_with(desk)
+    assert gallery.shown(given("")) == second
+    assert gallery.shown(given(gallery.choose(given("", first.name))[gallery.picked])) == first
+    assert gallery.shown(given(gallery.choose(given("", second.name))[gallery.picked])) == second
+    assert gallery.shown(given("a run that was deleted")) == second

@@ -32,6 +32,7 @@ class Gallery:
             value=None,
             elem_id="gallery-run",
         )
+        self.picked = gr.State("")  # the run that was chosen; "" goes with the newest
         self.grid = gr.HTML(_empty(), js_on_load=CLICKS, elem_id="grid")
         with gr.Column(visible=False) as self.compare:
             gr.HTML(tag("h3", "Before and after"))
@@ -65,7 +66,7 @@ class Gallery:
     def wire(self) -> None:
         on = self.desk.on
         picks = {self.run, self.prompt, self.before, self.after}
-        on(self.run.input, lambda g: self.show(g[self.run]), picks, self.shows, looks_only=True)
+        on(self.run.input, self.choose, picks, [*self.shows, self.picked], looks_only=True)
         on(
             [self.prompt.input, self.before.input, self.after.input],
             self._compare,
@@ -95,6 +96,11 @@ class Gallery:
             self.slider: self._pair(run, view, index, before, after),
         }
 
+    def shown(self, given: Given) -> RunFolder | None:
+        """Return the run whose pictures are shown: the one chosen, else the newest."""
+        chosen = next((r for r in self.desk.runs() if r.name == given[self.picked]), None)
+        return chosen or self.desk.newest()
+
     def follow(self, given: Given, run: RunFolder) -> dict[Any, Any]:
         """Take in new pictures of the run shown; what was picked for comparing stays."""
         view = self.desk.view(run)
@@ -103,6 +109,12 @@ class Gallery:
         if picked[0] not in view.prompts or picked[1] not in view.sample_steps or [picked[2]] == old_last:
             return self.show(run.name)  # whoever looks at the newest wants the newest
         return self.show(run.name, picked if picked[2] in view.sample_steps else None)
+
+    def choose(self, given: Given) -> dict[Any, Any]:
+        """Stay with the run that was chosen; whoever chooses the newest goes on with the newest."""
+        newest = self.desk.newest()
+        name = given[self.run]
+        return self.show(name) | {self.picked: "" if newest and newest.name == name else name}
 
     def _compare(self, given: Given) -> dict[Any, Any]:
         run = self.desk.run(given[self.run])

@@ -9,7 +9,6 @@ from typing import Any
 import gradio as gr
 
 from ..section import UserError, override
-from ..workspace import RunFolder
 from .dataset import Dataset
 from .desk import Desk
 from .form import Form, merged
@@ -96,6 +95,7 @@ class Page:
         ]
         picks = {
             self.gallery.run,
+            self.gallery.picked,
             self.gallery.prompt,
             self.gallery.before,
             self.gallery.after,
@@ -243,7 +243,7 @@ class Page:
     def _follow(self, given: Given, seen: dict[str, str]) -> dict[Any, Any]:
         """Send what changed since this page last heard, and nothing else."""
         stamps, run = self._stamps(given), self.desk.newest()
-        in_gallery = self._in_gallery(given)
+        in_gallery = self.gallery.shown(given)
         parts: dict[str, Callable[[], dict[Any, Any]]] = {
             "header": self.header.show,
             "train": lambda: self.train.show(run),
@@ -265,7 +265,7 @@ class Page:
     def _stamps(self, given: Given) -> dict[str, str]:
         """Return, part by part, what its look depends on."""
         desk = self.desk
-        run, in_gallery = desk.newest(), self._in_gallery(given)
+        run, in_gallery = desk.newest(), self.gallery.shown(given)
         view = desk.view(run) if run else RunView()
         jobs, names, status = (
             desk.jobs.state(),
@@ -293,7 +293,3 @@ class Page:
             if desk.project.author not in ("", given.session):  # another page typed: this one shows it
                 stamps["project"] = desk.project.version
         return {name: repr(stamp) if stamp != "" else "" for name, stamp in stamps.items()}
-
-    def _in_gallery(self, given: Given) -> RunFolder | None:
-        wanted = given[self.gallery.run]
-        return next((r for r in self.desk.runs() if r.name == wanted), None) or self.desk.newest()
