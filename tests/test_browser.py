@@ -98,8 +98,8 @@ def browser() -> Iterator[Any]:
 def page(browser: Any, address: str) -> Iterator[Any]:
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     troubles: list[str] = []
-    page.on("console", lambda message: _is_trouble(message) and troubles.append(message.text))
-    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("console", lambda m: m.type == "error" and _is_trouble(m.text) and troubles.append(m.text))
+    page.on("pageerror", lambda error: _is_trouble(str(error)) and troubles.append(str(error)))
     page.on("request", lambda request: _is_elsewhere(request.url, address) and troubles.append(request.url))
     page.set_default_timeout(60_000)
     open_page(page, address)
@@ -108,9 +108,12 @@ def page(browser: Any, address: str) -> Iterator[Any]:
     assert troubles == []
 
 
-def _is_trouble(message: Any) -> bool:
-    """A reload cuts off the requests under way, which gradio reports; a lost server would fail every wait."""
-    return message.type == "error" and "Connection errored out" not in message.text
+CUT_OFF = ("Connection errored out", "Failed to fetch", "network error", "aborted")
+"""What is said of the requests under way when a page is left; a lost server would fail every wait."""
+
+
+def _is_trouble(text: str) -> bool:
+    return not any(words in text for words in CUT_OFF)
 
 
 def _is_elsewhere(url: str, address: str) -> bool:
