@@ -16,6 +16,7 @@ import sys
 import threading
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from . import events, workspace
@@ -146,15 +147,8 @@ class Jobs:
 
     def _drive(self, order: _Order, child: subprocess.Popen[str]) -> None:
         """Hand the run to the child and wait for its end."""
-        assert child.stdin is not None
         with contextlib.suppress(OSError):
-            task = {
-                "run": str(order.folder.path),
-                "workspace": str(self._home.root),
-                "more_steps": order.more_steps,
-            }
-            child.stdin.write(json.dumps(task) + "\n")
-            child.stdin.flush()
+            give(child, order.folder, self._home, order.more_steps)
         code = child.wait()
         if not self._is_closing and not isinstance(last_word(order.folder), _ENDINGS):
             events.append(order.folder.events_file, _death(code))
@@ -162,16 +156,32 @@ class Jobs:
     def _spawn(self) -> subprocess.Popen[str]:
         log = self._home.root / "trainer.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as errors:
-            return subprocess.Popen(
-                [sys.executable, "-m", "sdtrainer", "worker"],
-                stdin=subprocess.PIPE,
-                stdout=errors,
-                stderr=errors,
-                text=True,
-                cwd=workspace.PROJECT,
-                env=os.environ | {"PYTHONIOENCODING": "utf-8"},
-            )
+        return start_worker(log)
+
+
+def start_worker(log: Path, has_own_session: bool = False) -> subprocess.Popen[str]:
+    """Start a child that waits for a run; what it says goes to the end of `log`. In a session of its own it
+    hears no Ctrl-C and ends with its input.
+    """
+    with log.open("ab") as said:
+        return subprocess.Popen(
+            [sys.executable, "-m", "sdtrainer", "worker"],
+            stdin=subprocess.PIPE,
+            stdout=said,
+            stderr=said,
+            text=True,
+            cwd=workspace.PROJECT,
+            env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+            start_new_session=has_own_session,
+        )
+
+
+def give(child: subprocess.Popen[str], folder: RunFolder, home: Workspace, more_steps: int = 0) -> None:
+    """Hand a run to a waiting child. Raises OSError if the child is gone."""
+    assert child.stdin is not None
+    task = {"run": str(folder.path), "workspace": str(home.root), "more_steps": more_steps}
+    child.stdin.write(json.dumps(task) + "\n")
+    child.stdin.flush()
 
 
 _ENDINGS = (Finished, Failed, Suspended)

@@ -19,7 +19,7 @@ from .anatomy import Block
 from .diffusion import Schedule
 from .methods import method_of
 from .plan import PHASES, Phase, Placement, Plan
-from .seams import Facts, LearningRates, Parts, Precision
+from .seams import BYTES, Facts, LearningRates, Parts
 from .section import Section
 
 What = Literal["weights", "gradients", "optimizer", "average", "activations", "temporary", "overhead"]
@@ -27,7 +27,6 @@ CONTEXT_BYTES = 450 * 2**20
 """CUDA's own: context, kernels, and work spaces of cuBLAS and cuDNN. Assumed; 300 to 600 MB are usual."""
 SLACK = 0.03
 """The part that torch's allocator holds beyond what is asked of it. Assumed."""
-_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def _count(subject: _Subject) -> _Counts:
         part: sum(p.numel() for p in module.parameters() if not p.requires_grad)
         for part, module in modules.items()
     }
-    sizes = {precision: method.exported_bytes(parts, section, precision) for precision in _BYTES}
+    sizes = {precision: method.exported_bytes(parts, section, precision) for precision in BYTES}
     blocks = anatomy.blocks(whole, anatomy.count(modules, trained_only=True))
     num_trained = sum(_count_of(shapes) for shapes in trained.values())
     structure = Structure(
@@ -153,9 +152,9 @@ def _overhead(rows: list[Row]) -> list[Row]:
 def _weights(counts: _Counts, place: Placement) -> int:
     """Trained weights are fp32 from when the method is attached, which is after the caches are filled."""
     if place.phase == "cache":
-        return counts.base[place.part] * _BYTES[place.precision]
+        return counts.base[place.part] * BYTES[place.precision]
     trained = _count_of(counts.trained[place.part])
-    return counts.frozen[place.part] * _BYTES[place.precision] + 4 * trained
+    return counts.frozen[place.part] * BYTES[place.precision] + 4 * trained
 
 
 def _training_rows(part: str, shapes: tuple[tuple[int, ...], ...], plan: Plan) -> list[Row]:

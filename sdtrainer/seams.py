@@ -27,6 +27,8 @@ DENOISER, VAE = "denoiser", "vae"
 Goal = Literal["subject", "style", "concept"]
 GOALS: tuple[Goal, ...] = get_args(Goal)
 Precision = Literal["fp32", "fp16", "bf16"]
+BYTES: Mapping[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2}
+"""Of one number."""
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from .plan import PHASES, Plan
-from .seams import Precision
+from .seams import BYTES
 
 if TYPE_CHECKING:
     from .memory import Ledger
 
 WINDOW = 77
-_BYTES: Mapping[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def needs(plan: Plan, ledger: Ledger) -> tuple[Need, ...]:
 
 def _loaded_bytes(plan: Plan, ledger: Ledger) -> int:
     """All parts are read into main memory before they move."""
-    return sum(ledger.loaded[part] * _BYTES[plan.place(part, "cache").precision] for part in plan.facts.parts)
+    return sum(ledger.loaded[part] * BYTES[plan.place(part, "cache").precision] for part in plan.facts.parts)
 
 
 def _state_bytes(ledger: Ledger) -> int:

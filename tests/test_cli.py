@@ -140,3 +140,11 @@ def test_every_row_of_the_documentation_has_four_cells() -> None:
     assert len(rows) == len(knobs())
     assert all(row.replace("\\|", "").count("|") == 5 for row in rows)
     assert preset_table.count("\n| `") == len(presets())
+
+
+def test_trace_without_a_run_file_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    from sdtrainer.__main__ import main
+
+    assert main(["trace"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "no run file" in said[0]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,9 +10,9 @@ from pathlib import Path
 
 import psutil
 
-from .. import events
+from .. import events, job
 from ..events import Failed, Finished, Stepped
-from ..workspace import PROJECT, RunFolder, Workspace
+from ..workspace import RunFolder, Workspace
 
 LOOK_EVERY = 0.1
 """Seconds between two looks at the process."""
@@ -28,13 +25,10 @@ def train(folder: RunFolder, home: Workspace, tell: Tell) -> int:
 
     Returns the most bytes that it held: of main memory, or of the card's.
     """
-    task = {"run": str(folder.path), "workspace": str(home.root), "more_steps": 0}
     offset = folder.events_file.stat().st_size if folder.events_file.exists() else 0
     peak, on_card = 0, 0
     with _worker(folder.log_file) as child:
-        assert child.stdin is not None
-        child.stdin.write(json.dumps(task) + "\n")
-        child.stdin.flush()
+        job.give(child, folder, home)
         while child.poll() is None:
             time.sleep(LOOK_EVERY)
             peak = max(peak, _held(child.pid))
@@ -56,17 +50,7 @@ def ending(folder: RunFolder) -> Finished | Failed:
 @contextmanager
 def _worker(log: Path) -> Iterator[subprocess.Popen[str]]:
     """Start a worker; if this process is interrupted or ends, it saves a checkpoint and ends too."""
-    with log.open("ab") as said:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "sdtrainer", "worker"],
-            stdin=subprocess.PIPE,
-            stdout=said,
-            stderr=said,
-            text=True,
-            cwd=PROJECT,
-            env=os.environ | {"PYTHONIOENCODING": "utf-8"},
-            start_new_session=True,  # Ctrl-C reaches it as the end of its input
-        )
+    child = job.start_worker(log, has_own_session=True)
     try:
         yield child
     finally:

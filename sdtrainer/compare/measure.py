@@ -34,8 +34,8 @@ SHOWN_ROBOTS, SHOWN_OTHERS, SHOWN_CARRIED = 3, 4, 2
 def cost(folder: RunFolder, file: Path, peak_bytes: int) -> Cost:
     """Return what a finished run cost."""
     steps = [event for event, _ in read(folder.events_file) if isinstance(event, Stepped)]
-    size = sum(path.stat().st_size for path in (file.rglob("*") if file.is_dir() else [file]))
-    return Cost(memory.estimate(_plan(folder)).trained, size, peak_bytes, steps[-1].seconds_per_step)
+    trained = memory.estimate(_plan(folder)).trained
+    return Cost(trained, files.size_of(file), peak_bytes, steps[-1].seconds_per_step)
 
 
 def losses(folder: RunFolder, file: Path | None, others: Path, home: Workspace) -> Losses:

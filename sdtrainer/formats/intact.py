@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def read_back(path: Path) -> int:
-    """Read every tensor of a .safetensors file, a .pt file, or a folder of them; return the size in bytes.
+def read_back(path: Path) -> None:
+    """Read every tensor of a .safetensors file, a .pt file, or a folder of them.
 
     Raises: whatever the reader raises if a file is damaged, ValueError if there is no tensor at all.
     """
@@ -16,8 +16,7 @@ def read_back(path: Path) -> int:
             raise ValueError(f"{path.name} holds no weights")
         for file in weights:
             read_back(file)
-        return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-    if path.suffix == ".safetensors":
+    elif path.suffix == ".safetensors":
         from safetensors import safe_open
 
         with safe_open(path, "pt") as file:
@@ -27,4 +26,3 @@ def read_back(path: Path) -> int:
         import torch
 
         torch.load(path, map_location="cpu", weights_only=True)
-    return path.stat().st_size

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..formats import adapter_file, lycoris
 from ..formats.safetensors_file import read_header, write
-from ..seams import DENOISER, ExportOrder, Facts, LearningRates, Method, ParamGroup, Parts, Precision
+from ..seams import BYTES, DENOISER, ExportOrder, Facts, LearningRates, Method, ParamGroup, Parts, Precision
 from . import targets
 from .targets import AdapterSection
 
@@ -24,7 +24,6 @@ NAME = "default"
 FILE_PARTS = {DENOISER: "unet"}
 """What files call a part, where they call it otherwise."""
 
-_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _ENDINGS = {"webui": ".safetensors", "diffusers": "-diffusers.safetensors"}
 
 
@@ -98,7 +97,7 @@ class Adapter(Method):
         return wanted
 
     def exported_bytes(self, parts: Parts, section: Any, precision: Precision) -> int:
-        size = _BYTES[self.precision(section, precision)]
+        size = BYTES[self.precision(section, precision)]
         state, _ = self.state(parts, section, "webui")
         return sum(t.numel() * (size if t.ndim else 4) for t in state.values())
 

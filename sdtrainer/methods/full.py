@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..seams import (
+    BYTES,
     DENOISER,
     Card,
     ExportOrder,
@@ -173,7 +174,7 @@ class Full(Method):
 
         configs = parts.facts.config
         state = ldm.to_ldm(whole_model.states_of(parts), configs, whole_model.layout_of(configs))
-        width = {"fp32": 4, "fp16": 2, "bf16": 2}[precision]
+        width = BYTES[precision]
         return sum(
             _HEADER_BYTES + t.numel() * (width if t.is_floating_point() else t.element_size())
             for t in state.values()

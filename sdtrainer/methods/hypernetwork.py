@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator
 from ..formats import hypernetwork as layout
 from ..formats.hypernetwork import Activation, Architecture, WeightInit
 from ..seams import (
+    BYTES,
     DENOISER,
     GOALS,
     Card,
@@ -33,8 +34,6 @@ from ..section import Section, UserError, knob
 
 if TYPE_CHECKING:
     from .hypernetwork_layers import Networks
-
-_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 def _factors(text: str) -> str:
@@ -187,7 +186,7 @@ class HypernetworkMethod(Method):
 
     def exported_bytes(self, parts: Parts, section: HypernetworkSection, precision: Precision) -> int:
         tensors = list(_attached(parts).parameters())
-        return sum(t.numel() for t in tensors) * _BYTES[precision] + 140 * len(tensors) + 400
+        return sum(t.numel() for t in tensors) * BYTES[precision] + 140 * len(tensors) + 400
 
     def provenance(self, section: HypernetworkSection) -> dict[str, Any]:
         told = ("layer_structure", "activation", "activate_output", "layer_norm", "dropout", "weight_init")

@@ -4,15 +4,12 @@ FedPara, https://arxiv.org/abs/2108.06098, proposition 1): rank up to r^2 for tw
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ..seams import Card, Parts, Precision
 from ..section import knob
 from .adapter import NAME, PeftChoice, layers
 from .lycoris_adapter import LycorisAdapter, LycorisSection
-
-if TYPE_CHECKING:
-    pass
 
 FEW_OUTPUTS = 16
 

@@ -47,12 +47,14 @@ _OF_PLAIN: Mapping[Kind, tuple[str, ...]] = {
 """What there is besides where attention keeps its scores."""
 
 
-def learn(plan: Plan, structure: Structure, home: Path | None = None) -> Iterator[Footprint]:
-    """Make the tables that a plan needs and that are not there; yields each when it is kept."""
-    for need in activations.missing(plan, structure, home):
+def learn(plan: Plan, structure: Structure, folder: Path | None = None) -> Iterator[tuple[Need, Footprint]]:
+    """Make the tables that a plan needs and that are not there; yields each when it is kept, in `folder` or
+    where this computer's own are.
+    """
+    for need in activations.missing(plan, structure):
         table = trace(plan, need)
-        keep(table, need, activations.made_here(home))
-        yield table
+        keep(table, need, folder or activations.made_here())
+        yield need, table
 
 
 def keep(table: Footprint, need: Need, folder: Path) -> None:

@@ -167,8 +167,8 @@ class Loop:
         if training.is_main:
             path = checkpoint.save(training.folder.checkpoints, training.trained, self.step)
             checkpoint.prune(training.folder.checkpoints, training.plan.config.checkpoint.keep)
-            size = sum(f.stat().st_size for f in path.iterdir())
-            yield Saved(self.step, "checkpoint", path.relative_to(training.folder.path).as_posix(), size)
+            relative = path.relative_to(training.folder.path).as_posix()
+            yield Saved(self.step, "checkpoint", relative, files.size_of(path))
         training.accelerator.wait_for_everyone()
 
     def _roll_back(self, bad: int) -> Iterator[Event]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
-from .. import events, planner
+from .. import events, files, planner
 from ..events import Event, Failed, Finished, PhaseBegan, RunStarted, Saved, Suspended
 from ..formats import intact
 from ..plan import Plan
@@ -134,8 +134,8 @@ def _export(training: Training, loop: Loop) -> Iterator[Event]:
         with export_weights(training):
             paths = training.method.export(training.parts, training.plan.config.method, order)
         for path in paths:
-            size = intact.read_back(path)  # what cannot be read back is no result
-            yield Saved(loop.step, "export", _relative(path, training), size)
+            intact.read_back(path)  # what cannot be read back is no result
+            yield Saved(loop.step, "export", _relative(path, training), files.size_of(path))
         path = paths[0]
     training.accelerator.wait_for_everyone()
     if path is not None:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 
+from .. import files
 from ..section import UserError
 from ..workspace import RunFolder, Workspace
 from .desk import Desk
@@ -74,9 +75,8 @@ def _exports(run: RunFolder) -> list[Path]:
 
 def _offer(path: Path) -> Offer:
     if path.is_dir():
-        held = sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-        return Offer(path.name + ZIP, f"{path.name} (folder, as a zip)", held)
-    return Offer(path.name, path.name, path.stat().st_size)
+        return Offer(path.name + ZIP, f"{path.name} (folder, as a zip)", files.size_of(path))
+    return Offer(path.name, path.name, files.size_of(path))
 
 
 def _answer(path: Path, name: str, home: Workspace) -> Response:

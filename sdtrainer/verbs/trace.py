@@ -19,6 +19,7 @@ from .. import workspace as workspaces
 from ..__main__ import parser
 from ..memory import structure_of
 from ..plan import Plan
+from ..section import UserError
 from .train import config_of
 
 _METHODS: tuple[dict[str, Any], ...] = (
@@ -51,22 +52,22 @@ def main(argv: Sequence[str]) -> int:
         words = [word for word in (given.run and str(given.run), *given.settings) if word]
         for plan in variants(given.ship, words):
             learn(plan, activations.SHIPPED)
-    else:
-        config = config_of(given.run, given.settings)
-        plan = planner.draft(config, workspaces.default(), hardware.detect()).plan
-        learn(plan, activations.made_here())
+        return 0
+    if given.run is None:
+        raise UserError("trace: no run file is given.", "Write its path, as in trace run.toml.")
+    config = config_of(given.run, given.settings)
+    learn(planner.draft(config, workspaces.default(), hardware.detect()).plan)
     return 0
 
 
-def learn(plan: Plan, folder: Path) -> None:
+def learn(plan: Plan, folder: Path | None = None) -> None:
     """Trace what is not known yet of a plan's passes, and say so."""
-    from ..trace import keep, trace
+    from .. import trace
 
-    for need in activations.missing(plan, structure_of(plan)):
-        began = time.perf_counter()
-        table = trace(plan, need)
-        keep(table, need, folder)
+    began = time.perf_counter()
+    for need, table in trace.learn(plan, structure_of(plan), folder):
         print(f"{need.key}  {table.about}  {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+        began = time.perf_counter()
 
 
 def variants(base: str, words: Sequence[str]) -> Iterator[Plan]:
