@@ -62,9 +62,9 @@ class Plan:
     """Steps are optimizer steps. `micro_batches` counts one process's batches of one epoch.
 
     What saves memory: `trained_as` is the number format of the trained weights and their gradients,
-    `fused_backward` updates each weight as soon as its gradient is there, `batch_parts` passes a batch through
-    the model in so many parts, `frozen_as` keeps the frozen Linear layers of the denoiser in 8 or 4 bits, and
-    `offloaded` is the part of the denoiser's frozen layers that waits in main memory until it is used.
+    `fused_backward` updates each weight as soon as its gradient is there, `batch_parts` passes a batch
+    through the model in so many parts, `frozen_as` keeps the frozen Linear layers of the denoiser in 8 or 4
+    bits, and `offloaded` is the part of the denoiser's frozen layers that waits in main memory until used.
 
     `images_per_epoch` counts showings; class images, if there are any, have as many again. From step
     `encoder_steps` on no text encoder learns.

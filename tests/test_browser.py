@@ -204,6 +204,23 @@ def test_another_card_shows_other_settings_and_another_file(page: Any, address: 
     page.locator("#changed", has_text="Rank").wait_for(state="detached")
 
 
+def test_what_is_typed_while_an_answer_is_on_its_way_stays(page: Any) -> None:
+    tab(page, "Method")
+    page.locator("#file", has_text=re.compile(r"zib-robot\.safetensors, about")).wait_for()
+    steps = field(page, "train-steps")
+    before = steps.input_value()
+    page.locator("#methods").get_by_role("button", name=re.compile("^LoHa")).click()
+    steps.fill("77")  # at once: neither answer is there yet
+    page.locator("#methods").get_by_role("button", name=re.compile("^LoKr")).click()
+    page.locator("#methods .card.chosen", has_text="LoKr").wait_for()
+    plan(page, "77 steps")
+    assert steps.input_value() == "77"
+    steps.fill(before)
+    page.locator("#methods").get_by_role("button", name=re.compile("^LoRA")).click()
+    page.locator("#methods .card.chosen", has_text="LoRA").wait_for()
+    plan(page, f"{before} steps")
+
+
 def test_the_question_mark_lists_the_keys(page: Any) -> None:
     page.locator("#run-state, #found").first.wait_for()
     page.evaluate("document.activeElement?.blur()")

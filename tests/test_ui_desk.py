@@ -79,13 +79,18 @@ def test_the_gallery_goes_with_the_newest_run_until_another_is_chosen(desk: Desk
         gallery = Gallery(desk)
         gallery.build()
 
-    def given(picked: str, run: str = "") -> Given:
-        return Given({gallery.picked: picked, gallery.run: run}, "owner", "page")
+    def choosing(run: str, page: str = "page") -> Given:
+        return Given({gallery.run: run}, "owner", page)
 
     first = run_with(desk)
-    assert gallery.shown(given("")) == first
+    looking = choosing("")
+    assert gallery.shown(looking) == first
     second = run_with(desk)
-    assert gallery.shown(given("")) == second
-    assert gallery.shown(given(gallery.choose(given("", first.name))[gallery.picked])) == first
-    assert gallery.shown(given(gallery.choose(given("", second.name))[gallery.picked])) == second
-    assert gallery.shown(given("a run that was deleted")) == second
+    assert gallery.shown(looking) == second
+    gallery.choose(choosing(first.name))
+    assert gallery.shown(looking) == first and gallery.shown(choosing("", "another page")) == second
+    gallery.choose(choosing(second.name))
+    third = run_with(desk)
+    assert gallery.shown(looking) == third
+    gallery.picked["page"] = "a run that was deleted"
+    assert gallery.shown(looking) == third

@@ -6,7 +6,7 @@ belong to the chosen method. Knows no particular setting.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import floor, log10
 from types import UnionType
@@ -113,18 +113,30 @@ class Form:
         fields = [f for f in self.fields.values() if f.knob.kind == kind]
         return {"kind": kind} | {f.knob.name: f.read(given[f.widget]) for f in fields}
 
-    def fill(self, values: Mapping[str, Any]) -> Updates:
-        """Return the updates that show nested values, right or not. Other methods' fields stay."""
+    def complete(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return nested values as the form shows them: whole, with defaults for what is left out."""
         kind = values.get("method", {}).get("kind", METHODS[0])
-        return (
-            {self.kind: kind}
-            | self.show_kind(kind)
-            | {
-                f.widget: f.show(values.get(f.knob.section, {}).get(f.knob.name, f.knob.default))
-                for f in self.fields.values()
-                if f.knob.kind in ("", kind)
-            }
-        )
+        whole: dict[str, dict[str, Any]] = {"method": {"kind": kind}}
+        for field in self.fields.values():
+            if field.knob.kind in ("", kind):
+                section = values.get(field.knob.section, {})
+                value = section.get(field.knob.name, field.knob.default)
+                whole.setdefault(field.knob.section, {})[field.knob.name] = value
+        return whole
+
+    def fill(self, values: Mapping[str, Any], paths: Collection[str] | None = None) -> Updates:
+        """Return the updates that show nested values, right or not: all, or those of `paths`. Other methods'
+        fields stay.
+        """
+        whole = self.complete(values)
+        kind = whole["method"]["kind"]
+        shown = [
+            f
+            for f in self.fields.values()
+            if f.knob.kind in ("", kind) and (paths is None or f.knob.path in paths)
+        ]
+        fields = {f.widget: f.show(whole[f.knob.section][f.knob.name]) for f in shown}
+        return {self.kind: kind} | self.show_kind(kind) | fields
 
     def show_kind(self, kind: str) -> Updates:
         return {group: gr.update(visible=k == kind) for k, groups in self._groups.items() for group in groups}

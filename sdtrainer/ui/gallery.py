@@ -11,6 +11,7 @@ from . import words
 from .desk import Desk
 from .listen import Given
 from .panel import CLICKS
+from .remembered import Remembered
 from .thumbnails import GRID, LARGE, thumbnail
 from .view import RunView, Sample
 from .words import picture, tag
@@ -19,10 +20,11 @@ MAX_COLUMNS = 8
 
 
 class Gallery:
-    """Pictures of one run."""
+    """Pictures of one run. `picked` is the run that a page chose; "" goes with the newest."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
+        self.picked = Remembered("")
 
     def build(self) -> None:
         self.run = gr.Dropdown(
@@ -32,7 +34,6 @@ class Gallery:
             value=None,
             elem_id="gallery-run",
         )
-        self.picked = gr.State("")  # the run that was chosen; "" goes with the newest
         self.grid = gr.HTML(_empty(), js_on_load=CLICKS, elem_id="grid")
         with gr.Column(visible=False) as self.compare:
             gr.HTML(tag("h3", "Before and after"))
@@ -66,7 +67,7 @@ class Gallery:
     def wire(self) -> None:
         on = self.desk.on
         picks = {self.run, self.prompt, self.before, self.after}
-        on(self.run.input, self.choose, picks, [*self.shows, self.picked], looks_only=True)
+        on(self.run.input, self.choose, picks, self.shows, looks_only=True)
         on(
             [self.prompt.input, self.before.input, self.after.input],
             self._compare,
@@ -98,7 +99,7 @@ class Gallery:
 
     def shown(self, given: Given) -> RunFolder | None:
         """Return the run whose pictures are shown: the one chosen, else the newest."""
-        chosen = next((r for r in self.desk.runs() if r.name == given[self.picked]), None)
+        chosen = next((r for r in self.desk.runs() if r.name == self.picked[given.session]), None)
         return chosen or self.desk.newest()
 
     def follow(self, given: Given, run: RunFolder) -> dict[Any, Any]:
@@ -114,7 +115,8 @@ class Gallery:
         """Stay with the run that was chosen; whoever chooses the newest goes on with the newest."""
         newest = self.desk.newest()
         name = given[self.run]
-        return self.show(name) | {self.picked: "" if newest and newest.name == name else name}
+        self.picked[given.session] = "" if newest and newest.name == name else name
+        return self.show(name)
 
     def _compare(self, given: Given) -> dict[Any, Any]:
         run = self.desk.run(given[self.run])

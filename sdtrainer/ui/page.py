@@ -14,6 +14,7 @@ from .desk import Desk
 from .form import Form, merged
 from .gallery import Gallery
 from .header import Header, run_words
+from .held import Held
 from .listen import Given
 from .method import Method
 from .panel import Costs, Panel
@@ -34,7 +35,7 @@ class Page:
     """Builds the layout, then wires it."""
 
     def __init__(self, desk: Desk, sharing: Sharing) -> None:
-        self.desk, self.form = desk, Form()
+        self.desk, self.form, self.held = desk, Form(), Held()
         self.header = Header(desk, ShareBox(desk, sharing))
         self.dataset, self.method = Dataset(desk, self.form), Method(desk, self.form)
         self.vram, self.train = Vram(desk), Train(desk)
@@ -63,6 +64,7 @@ class Page:
             self.marked = gr.State("")
             self.wrong = gr.Textbox(visible="hidden", label="Wrong setting", elem_id="wrong-setting", lines=2)
             self.seen = gr.State({})
+            self.filling = gr.Textbox(visible="hidden", label="Filling", elem_id="filling")
             self.pulse = gr.Textbox(visible="hidden", label="Pulse", elem_id="pulse")
             self.veil = gr.HTML()
             self.timer = gr.Timer(TICK_SECONDS, active=False)
@@ -76,7 +78,7 @@ class Page:
 
     def _wire(self, blocks: gr.Blocks) -> None:
         on = self.desk.on
-        states = {self.seen, self.dataset.seen, self.dataset.page, self.vram.card}
+        states = {self.filling, self.seen, self.dataset.seen, self.dataset.page, self.vram.card}
         self._settings = [
             *self.panel.shows,
             *self.dataset.shows,
@@ -85,7 +87,8 @@ class Page:
             self.wrong,
             *self.form.groups,
         ]
-        everywhere = [*self._settings, *self.form.components]
+        form = [self.filling, *self.form.components]
+        everywhere = [*self._settings, *form]
         self._follows = [
             *self.header.shows,
             *self.train.shows,
@@ -93,15 +96,7 @@ class Page:
             *self.runs.shows,
             self.seen,
         ]
-        picks = {
-            self.gallery.run,
-            self.gallery.picked,
-            self.gallery.prompt,
-            self.gallery.before,
-            self.gallery.after,
-            self.runs.chosen,
-            self.runs.page,
-        }
+        picks = {self.gallery.run, self.gallery.prompt, self.gallery.before, self.gallery.after}
         typed = {*states, *self.form.components}
 
         def filled(done: Any) -> Any:
@@ -111,7 +106,7 @@ class Page:
         def opened(done: Any) -> Any:
             return on(done, lambda g: {self.tabs: gr.update(selected="train")}, (), [self.tabs])
 
-        on(self.form.edits(), self._typed, typed, self._settings, trigger_mode="always_last", queue=False)
+        on(self.form.edits(), self._typed, typed, everywhere, trigger_mode="always_last", queue=False)
         marks = {self.wrong, self.marked, self.form.kind}
         on(self.wrong.change, self._mark, marks, [self.marked, *self.form.components], queue=False)
         on(self.panel.train.click, self._start, typed, [*self._settings, self.tabs], trigger_mode="once")
@@ -166,17 +161,28 @@ class Page:
         """A person changed a setting: keep it, and show what follows from it."""
         if not given[self.seen]:  # not filled yet: what the form holds is nobody's wish
             return {}
-        values = self.form.read(given.values)
-        if not self.desk.project.change(values, given.session):
-            return {}
-        return self.form.show_kind(values["method"]["kind"]) | self._show(given)
+        is_new = self._take(given)
+        if self.held.is_behind(given.session, self._number(given)):
+            return self._fill(given)
+        return self._show(given) if is_new else {}
+
+    def _take(self, given: Given) -> bool:
+        """Take what a person changed in this page's form; returns whether it changes the project."""
+        form = self.form.read(given.values)
+        changes = self.held.take(given.session, self._number(given), form)
+        return self.desk.project.lay(changes, form["method"]["kind"], given.session)
+
+    def _number(self, given: Given) -> int:
+        return int(given[self.filling] or 0)
 
     def _fill(self, given: Given) -> dict[Any, Any]:
-        return merged(self._filled(), self._show(given))
+        return merged(self._filled(given), self._show(given))
 
-    def _filled(self) -> dict[Any, Any]:
-        values = self.desk.project.values
-        return self.form.fill(values) | self.method.unfold(values)
+    def _filled(self, given: Given) -> dict[Any, Any]:
+        """Show the project's settings where the page holds others; what is being typed elsewhere stays."""
+        values = self.form.complete(self.desk.project.values)
+        number, paths = self.held.fill(given.session, values)
+        return self.form.fill(values, paths) | self.method.unfold(values) | {self.filling: str(number)}
 
     def _show(self, given: Given) -> dict[Any, Any]:
         """Show what follows from the project's settings."""
@@ -206,10 +212,9 @@ class Page:
     def _start(self, given: Given) -> dict[Any, Any]:
         if not given[self.seen]:
             return {}
-        values = self.form.read(given.values)
-        self.desk.project.change(values, given.session)
+        self._take(given)
         try:
-            run = self.desk.start(values)
+            run = self.desk.start(self.desk.project.values)
         except UserError:
             return self._show(given)
         if self.desk.jobs.state().current not in (None, run.name):
@@ -234,7 +239,7 @@ class Page:
             return shown | hidden | closed | {self.tabs: gr.update(selected="train"), self.veil: VEIL}
         if self.desk.jobs.state().current:
             shown[self.tabs] = gr.update(selected="train")
-        return merged(self._filled(), shown)
+        return merged(self._filled(given), shown)
 
     def _feel(self, given: Given) -> dict[Any, Any]:
         """Feel the pulse: a tick carries a few words, and only their change brings the page up to date."""
@@ -252,7 +257,7 @@ class Page:
             "gallery": lambda: (
                 self.gallery.follow(given, in_gallery) if in_gallery else self.gallery.show(None)
             ),
-            "runs": lambda: self.runs.show(given[self.runs.chosen], given[self.runs.page]),
+            "runs": lambda: self.runs.show(given.session),
             "settings": lambda: self._show(given),
             "project": lambda: self._fill(given),
         }

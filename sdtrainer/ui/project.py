@@ -76,6 +76,15 @@ class Project:
             files.write_text(self._file, tomlkit.dumps({"preset": preset} | _without_none(self.values)))
             return True
 
+    def lay(self, changes: Mapping[str, Any], kind: str, author: str) -> bool:
+        """Lay a person's changes, {dotted path: value}, over the settings; returns whether they change any.
+
+        `kind` is the method of the form that they were made in: another method's fields are not meant.
+        """
+        is_other = METHOD not in changes and self.values.get("method", {}).get("kind", kind) != kind
+        meant = {p: v for p, v in changes.items() if not (is_other and p.startswith("method."))}
+        return self.change(override(self.values, meant), author)
+
     def chosen(self) -> Preset | None:
         return next((p for p in self.known if p.name == self.preset), None)
 

@@ -16,6 +16,7 @@ from . import destinations, downloads, words
 from .desk import Desk
 from .listen import Given
 from .panel import CLICKS
+from .remembered import Remembered
 from .thumbnails import GRID, thumbnail
 from .train import LIVE, STATE_LIGHTS, STATE_WORDS
 from .view import RunView
@@ -26,10 +27,11 @@ RESUMABLE = ("interrupted", "failed", "stopped", "finished")
 
 
 class Runs:
-    """History and queue."""
+    """History and queue. `chosen` is the run whose details a page shows, `page` counts pages of cards."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
+        self.chosen, self.page = Remembered(""), Remembered(0)
 
     def build(self) -> None:
         self.cards = gr.HTML(_empty(), js_on_load=CLICKS, elem_id="run-cards")
@@ -52,7 +54,6 @@ class Runs:
                     self.go_on = gr.Button(
                         "Train it longer", min_width=140, scale=0, elem_classes="beside-field"
                     )
-        self.chosen, self.page = gr.State(""), gr.State(0)
 
     @property
     def shows(self) -> list[Any]:
@@ -68,57 +69,40 @@ class Runs:
             self.cancel,
             self.delete,
             self.longer,
-            self.chosen,
-            self.page,
         ]
 
     def wire(self, filled: Any, opened: Any) -> None:
         """`filled` shows changed settings, `opened` goes to the Train tab, both after the action."""
-        on, uses = self.desk.on, {self.chosen, self.page, self.more}
-        on(self.cards.click, self._choose, uses, self.shows, looks_only=True, clicks=True)
-        on(
-            self.back.click,
-            lambda g: self.show(g[self.chosen], g[self.page] - 1),
-            uses,
-            self.shows,
-            looks_only=True,
-        )
-        on(
-            self.forth.click,
-            lambda g: self.show(g[self.chosen], g[self.page] + 1),
-            uses,
-            self.shows,
-            looks_only=True,
-        )
-        filled(on(self.reuse.click, self._reuse, uses))
-        opened(on(self.resume.click, lambda g: self._resume(g, 0), uses, self.shows))
-        opened(on(self.go_on.click, lambda g: self._resume(g, int(g[self.more] or 0)), uses, self.shows))
-        on(self.cancel.click, self._cancel, uses, self.shows)
-        on(self.delete.click, self._delete, uses, self.shows)
+        on = self.desk.on
+        on(self.cards.click, self._choose, (), self.shows, looks_only=True, clicks=True)
+        on(self.back.click, lambda g: self._turn(g, -1), (), self.shows, looks_only=True)
+        on(self.forth.click, lambda g: self._turn(g, 1), (), self.shows, looks_only=True)
+        filled(on(self.reuse.click, self._reuse))
+        opened(on(self.resume.click, lambda g: self._resume(g, 0), (), self.shows))
+        longer = {self.more}
+        opened(on(self.go_on.click, lambda g: self._resume(g, int(g[self.more] or 0)), longer, self.shows))
+        on(self.cancel.click, self._cancel, (), self.shows)
+        on(self.delete.click, self._delete, (), self.shows)
 
-    def show(self, chosen: str, page: int) -> dict[Any, Any]:
-        runs = self.desk.runs()
+    def show(self, session: str) -> dict[Any, Any]:
+        runs, chosen = self.desk.runs(), self.chosen[session]
         pages = max(1, -(-len(runs) // PER_PAGE))
-        page = min(max(0, page), pages - 1)
+        page = self.page[session] = min(max(0, self.page[session]), pages - 1)
         shown = runs[page * PER_PAGE : (page + 1) * PER_PAGE]
         update = {
             self.cards: "".join(self._card(run, run.name == chosen) for run in shown) or _empty(),
             self.back: gr.update(visible=pages > 1, interactive=page > 0),
             self.forth: gr.update(visible=pages > 1, interactive=page < pages - 1),
-            self.page: page,
         }
         update[self.cards] = tag("div", update[self.cards], "run-cards")
         run = next((r for r in runs if r.name == chosen), None)
-        return update | (
-            {self.details: gr.update(visible=False), self.chosen: ""} if run is None else self._details(run)
-        )
+        return update | ({self.details: gr.update(visible=False)} if run is None else self._details(run))
 
     def _details(self, run: RunFolder) -> dict[Any, Any]:
         status = self.desk.status(run)
         is_over = status in RESUMABLE
         return {
             self.details: gr.update(visible=True),
-            self.chosen: run.name,
             self.title: tag("h3", words.safe(run.name)) + tag("p", _where(run), "quiet"),
             self.files: _files(run),
             self.resume: gr.update(visible=status in ("interrupted", "failed", "stopped")),
@@ -157,25 +141,31 @@ class Runs:
         return picture(str(file), "")
 
     def _choose(self, given: Given) -> dict[Any, Any]:
-        return self.show(given.clicked.get("run", ""), given[self.page])
+        self.chosen[given.session] = given.clicked.get("run", "")
+        return self.show(given.session)
+
+    def _turn(self, given: Given, pages: int) -> dict[Any, Any]:
+        self.page[given.session] += pages
+        return self.show(given.session)
 
     def _reuse(self, given: Given) -> None:
-        config = self.desk.config_of(self.desk.run(given[self.chosen]))
+        name = self.chosen[given.session]
+        config = self.desk.config_of(self.desk.run(name))
         self.desk.project.change(config.values(), given.session)
-        gr.Info(f"The settings of {given[self.chosen]} are in the form now.", duration=5)
+        gr.Info(f"The settings of {name} are in the form now.", duration=5)
 
     def _resume(self, given: Given, more_steps: int) -> dict[Any, Any]:
-        run = self.desk.run(given[self.chosen])
+        run = self.desk.run(self.chosen[given.session])
         self.desk.config_of(run)
         self.desk.jobs.resume(run, more_steps)
-        return self.show(run.name, given[self.page])
+        return self.show(given.session)
 
     def _cancel(self, given: Given) -> dict[Any, Any]:
-        self.desk.jobs.cancel(given[self.chosen])
-        return self.show(given[self.chosen], given[self.page])
+        self.desk.jobs.cancel(self.chosen[given.session])
+        return self.show(given.session)
 
     def _delete(self, given: Given) -> dict[Any, Any]:
-        run = self.desk.run(given[self.chosen])
+        run = self.desk.run(self.chosen[given.session])
         if self.desk.status(run) in (*LIVE, "waiting"):
             return {}
         trash = self.desk.workspace.trash
@@ -183,7 +173,8 @@ class Runs:
         target = trash / f"{run.name} {time.strftime('%Y-%m-%d %H.%M.%S')}"
         shutil.move(run.path, target)
         gr.Info(f"Moved to {target}.", duration=8)
-        return self.show("", given[self.page])
+        self.chosen[given.session] = ""
+        return self.show(given.session)
 
 
 def _where(run: RunFolder) -> str:
