@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter
 
-from . import families, files, plan
+from . import families, files, plan, trackers
 from .advice import advise
 from .config import Config
 from .data import prior
@@ -71,6 +71,7 @@ def decide(
     count_tokens: Callable[[str], int] | None = None,
 ) -> Draft:
     """Decide, with what was found already. Raises UserError."""
+    trackers.check(config.run)
     census, validation, class_images = found
     if config.prior.is_on and class_images is None:
         side = max(plan.resolutions_of(config, facts))

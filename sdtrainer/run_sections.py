@@ -29,6 +29,20 @@ class RunSection(Section):
         level="basic",
     )
     note: str = knob("", "Note", "Anything worth remembering about this run.", lines=2)
+    tracker: Literal["none", "tensorboard", "wandb"] = knob(
+        "none",
+        "Also log to",
+        "Shows loss, learning rate and pictures in another program too: tensorboard on this computer (run "
+        "tensorboard --logdir workspace/runs), or wandb (Weights & Biases), which gets them and the settings "
+        "over the internet. Either must be installed first.",
+    )
+    tracker_project: str = knob(
+        "sdtrainer",
+        "Project",
+        "The project at Weights & Biases in which the run appears. TensorBoard has no projects.",
+        max_length=80,
+        min_length=1,
+    )
 
     @field_validator("name")
     @classmethod

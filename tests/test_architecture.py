@@ -25,7 +25,7 @@ ORDER = (
     "run_sections",
     "config",
     "workspace",
-    "presets plan",
+    "presets plan trackers",
     "advice",
     "activations",
     "planner memory",

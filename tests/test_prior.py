@@ -308,7 +308,7 @@ def gradients(trainer: Trainer, numbers: range, **changes: Any) -> list[dict[str
 
     folder = trainer.new(**changes)
     draft = decide(folder, trainer.workspace)
-    training = _returned(prepare(folder, draft, trainer.workspace, accelerator_of(draft.plan)))
+    training = _returned(prepare(folder, draft, trainer.workspace, accelerator_of(draft.plan, folder)))
     training.step_module.eval()  # no dropout
     found = []
     for number in numbers:

@@ -13,10 +13,11 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
-from .. import events, files, planner
+from .. import events, files, planner, trackers
 from ..events import Event, Failed, Finished, PhaseBegan, RunStarted, Saved, Suspended
 from ..formats import intact
 from ..plan import Plan
+from ..planner import Draft
 from ..seams import ExportOrder
 from ..section import UserError
 from ..workspace import RunFolder, Workspace
@@ -40,11 +41,19 @@ def train(folder: RunFolder, workspace: Workspace, control: Control, more_steps:
     if more_steps:
         draft = replace(draft, plan=draft.plan.longer(more_steps))
         planner.save_plan(draft.plan, folder)
-    plan = draft.plan
+    trackers.check(draft.plan.config.run)  # a run that goes on may do so on another computer
+    accelerator = accelerator_of(draft.plan, folder)
+    happenings = _train(folder, draft, workspace, accelerator, control)
+    yield from trackers.logged(happenings, accelerator, draft.plan.config, folder)
+
+
+def _train(
+    folder: RunFolder, draft: Draft, workspace: Workspace, accelerator: Accelerator, control: Control
+) -> Generator[Event, None, None]:
+    """Prepare, go on from the last checkpoint, train and export."""
     saved = checkpoint.saved(folder.checkpoints)
     start = checkpoint.step_of(saved[-1]) if saved else 0
-    yield RunStarted(folder.name, start, plan.total_steps)
-    accelerator = accelerator_of(plan)
+    yield RunStarted(folder.name, start, draft.plan.total_steps)
     training = yield from _until_ended(prepare(folder, draft, workspace, accelerator), control)
     if training is None:
         yield Suspended(start)
@@ -55,15 +64,19 @@ def train(folder: RunFolder, workspace: Workspace, control: Control, more_steps:
     yield from loop.run()
     if loop.ending != "suspended":
         yield from _export(training, loop)
-    accelerator.end_training()
 
 
-def accelerator_of(plan: Plan) -> Accelerator:
-    """Return accelerate's hand on mixed precision and several processes; its state is one per process."""
+def accelerator_of(plan: Plan, folder: RunFolder) -> Accelerator:
+    """Return accelerate's hand on mixed precision, several processes and trackers; its state is one per
+    process.
+    """
     # a text encoder that rests has no gradients, for which the other processes would else wait
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=plan.encoder_steps < plan.total_steps)]
     return Accelerator(
-        mixed_precision=_MIXED[plan.precision], cpu=plan.device == "cpu", kwargs_handlers=handlers
+        mixed_precision=_MIXED[plan.precision],
+        cpu=plan.device == "cpu",
+        kwargs_handlers=handlers,
+        **trackers.options(plan.config, folder),
     )
 
 

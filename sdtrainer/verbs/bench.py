@@ -58,7 +58,7 @@ def measure(folder: RunFolder, workspace: Workspace, blocks: int) -> tuple[float
     from ..training.setup import decide, prepare
 
     draft = decide(folder, workspace)
-    training = _returned(prepare(folder, draft, workspace, accelerator_of(draft.plan)))
+    training = _returned(prepare(folder, draft, workspace, accelerator_of(draft.plan, folder)))
     loop, bare = Loop(training, Control(), 0), bare_loop(training)
     happenings = loop.run()
     ours: list[float] = []
