@@ -115,6 +115,7 @@ class _Log:
                 project, _settings(self._config), {"wandb": own | {"resume": "allow"}}
             )
         except Exception as error:
+            self._accelerator.trackers.clear()  # what did not start cannot be ended
             raise UserError(
                 f"Also log to: {self.title} did not start ({_first_line(error)}).",
                 "Mend that, or choose 'none'.",

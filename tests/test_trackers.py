@@ -104,6 +104,14 @@ def test_what_is_sent_names_no_place_on_this_computer(trainer: Trainer) -> None:
     assert not {"base.path", "data.folder", "data.validation_folder"} & sent.keys()
 
 
+def test_a_tracker_that_cannot_start_is_told_plainly(trainer: Trainer) -> None:
+    folder = trainer.new(run__tracker="tensorboard")
+    (folder.path / "tensorboard").write_text("in the way", encoding="utf-8")
+    with pytest.raises(UserError, match="TensorBoard did not start") as caught:
+        trainer.run(folder)
+    assert caught.value.path == "run.tracker"
+
+
 class Deaf:
     """Stands for accelerate with a tracker that starts and then breaks."""
 
