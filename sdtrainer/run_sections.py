@@ -39,9 +39,9 @@ class RunSection(Section):
     tracker_project: str = knob(
         "sdtrainer",
         "Project",
-        "The project at Weights & Biases in which the run appears. TensorBoard has no projects.",
+        "The project at Weights & Biases in which the run appears; empty is 'uncategorized'. TensorBoard has "
+        "no projects.",
         max_length=80,
-        min_length=1,
     )
 
     @field_validator("name")

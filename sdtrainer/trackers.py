@@ -107,13 +107,14 @@ class _Log:
         return self._tracker.title
 
     def begin(self) -> None:
-        name = self._config.run.tracker
-        project = name if name == "tensorboard" else self._config.run.tracker_project
-        own = {"name": self._folder.name, "dir": str(self._folder.path), "id": _identity(self._folder)}
+        section, folder = self._config.run, self._folder
+        # TensorBoard takes the project for the folder's name
+        project = (
+            (section.tracker_project or "uncategorized") if section.tracker == "wandb" else "tensorboard"
+        )
+        own = {"name": folder.name, "dir": str(folder.path), "id": _identity(folder), "resume": "allow"}
         try:
-            self._accelerator.init_trackers(
-                project, _settings(self._config), {"wandb": own | {"resume": "allow"}}
-            )
+            self._accelerator.init_trackers(project, _settings(self._config), {"wandb": own})
         except Exception as error:
             self._accelerator.trackers.clear()  # what did not start cannot be ended
             raise UserError(
