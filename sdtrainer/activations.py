@@ -165,7 +165,7 @@ def needs(plan: Plan, structure: Structure) -> tuple[Need, ...]:
 
 
 def _trained_size(plan: Plan, structure: Structure) -> Size:
-    return Size(plan.batch_size, _area(plan), plan.chunks, structure.trained)
+    return Size(plan.part_size, _area(plan), plan.chunks, structure.trained)
 
 
 def _area(plan: Plan) -> int:
@@ -216,7 +216,7 @@ def estimate(plan: Plan, structure: Structure, home: Path | None = None) -> tupl
 
 def _rows(need: Need, table: Footprint, plan: Plan, structure: Structure) -> tuple[Held, ...]:
     saved = table.saved_bytes(need.size) if need.kind == "step" else 0
-    stay = need.kind == "step" and plan.accumulation > 1
+    stay = need.kind == "step" and (plan.accumulation > 1 or plan.batch_parts > 1)
     gradients = 0 if stay or need.kind != "step" else 4 * structure.trained
     rest = max(0, table.peak_bytes(need.size, stay) - gradients)
     if need.kind == "draw" and _is_short(plan):

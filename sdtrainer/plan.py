@@ -125,6 +125,11 @@ class Plan:
         return tuple(encoder.replace("_", " ") for encoder in self.facts.encoders)
 
     @property
+    def part_size(self) -> int:
+        """How many images at most go through the model at once."""
+        return math.ceil(self.batch_size / self.batch_parts)
+
+    @property
     def trained_parts(self) -> tuple[str, ...]:
         return tuple(p.part for p in self.placements if p.phase == "train" and p.is_trainable)
 
@@ -213,6 +218,7 @@ def resolve(
         checkpoint_every=every(config.checkpoint.every),
         validate_every=every(config.train.validate_every) if validation else 0,
         buckets={f"{width} x {height}": count for (width, height), count in counts.items()},
+        batch_parts=_batch_parts(config),
         placements=_placements(facts, machine, precision, trained, checkpointing, cache_text, cache_latents),
         choices=tuple(choices.made),
     )
@@ -326,6 +332,20 @@ def _checkpointing(config: Config, machine: Machine, resolutions: tuple[int, ...
     wanted = card is not None and card.total_bytes < 20 * GIB and max(resolutions) >= 512
     why = "saves activations on this card" if wanted else "there is memory enough, and off is faster"
     return choices.make("train.checkpointing", wanted, why)
+
+
+def why_not_batch_parts(config: Config, parts: int = 2) -> str:
+    """Say why a batch cannot go through the model in so many parts; empty if it can."""
+    size = config.train.batch_size
+    return "" if parts <= size else f"a batch holds {f'{size} images' if size > 1 else 'one image'}"
+
+
+def _batch_parts(config: Config) -> int:
+    parts = config.train.batch_parts or 1
+    if reason := why_not_batch_parts(config, parts):
+        hint = f"Choose {config.train.batch_size} at most, or 0 for auto."
+        raise UserError(f"Pass the batch in: {parts} parts, but {reason}.", hint, "train.batch_parts")
+    return parts
 
 
 def _cache_text(config: Config, facts: Facts, trained: tuple[str, ...], choices: _Choices) -> bool:

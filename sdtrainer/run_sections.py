@@ -90,6 +90,15 @@ class TrainSection(Section):
         "Number format of the computation. 'auto' takes bf16 where the card has it, else fp16, and fp32 on a "
         "processor. fp32 needs about twice the memory and time.",
     )
+    batch_parts: int = knob(
+        0,
+        "Pass the batch in",
+        "The images of a batch go through the model in this many parts, one after the other: the same result "
+        "with less memory, a little slower. 0 = auto: in one, unless memory is short.",
+        unit="parts",
+        ge=0,
+        le=256,
+    )
     checkpointing: Literal["auto", "on", "off"] = knob(
         "auto",
         "Gradient checkpointing",

@@ -285,7 +285,8 @@ class ExportOrder:
 class Batch:
     """What one forward pass trains on; every tensor lies on the training device.
 
-    Either `latents` (cached) or `pixels` is given, and either `conditioning` (cached) or `tokens`.
+    Either `latents` (cached) or `pixels` is given, and either `conditioning` (cached) or `tokens`. With
+    `noised`, the noise is drawn already.
     Shapes: pixels (B, 3, H, W); tokens per encoder (B, chunks x 77); sizes (B, 6); weight (B,).
     """
 
@@ -295,6 +296,7 @@ class Batch:
     pixels: torch.Tensor | None = None
     conditioning: Conditioning | None = None
     tokens: Mapping[str, torch.Tensor] | None = None
+    noised: Noised | None = None
 
 
 Batches = Iterator[Batch]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -37,7 +37,7 @@ def run(kind: Kind, plan: Plan, family: Family, parts: Parts, shape: Shape) -> T
         if kind == "step":
             batch = fakes.batch(plan, family, parts, shape)
             with counter:
-                return step(TrainStep(family, parts, plan), batch, counter)
+                return step(TrainStep(family, parts, replace(plan, batch_parts=1)), batch, counter)
         given = _GIVEN[kind](plan, family, parts, shape)
         with torch.no_grad(), fakes.autocast(plan, kind in ("draw", "text")), counter:
             out = _FORWARD[kind](plan, family, parts, given)

@@ -35,7 +35,7 @@ from .guard import Guard
 from .pace import Pace
 from .recovery import Recovery
 from .setup import Training, move_to
-from .step import to_device
+from .step import in_parts, to_device
 from .validate import validation_loss
 
 SNAPSHOT_EVERY = 50
@@ -97,17 +97,8 @@ class Loop:
             self.step += 1
             return
         loss = torch.zeros((), device=plan.device)
-        for part in range(plan.accumulation):
-            number = self.step * plan.accumulation + part
-            batch = to_device(training.feed.batch(number), plan.device)
-            seed = seed_of(plan.config.train.seed, "step", number, accelerator.process_index)
-            self._generator.manual_seed(seed)
-            torch.manual_seed(seed)  # dropout
-            is_last = part == plan.accumulation - 1
-            with contextlib.nullcontext() if is_last else accelerator.no_sync(training.step_module):
-                share = training.step_module(batch, self._generator, text_learns).mean() / plan.accumulation
-                accelerator.backward(share)
-            loss += share.detach()
+        for index in range(plan.accumulation):
+            loss += self._backward(self.step * plan.accumulation + index, text_learns)
         norm = accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm or math.inf)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -119,6 +110,28 @@ class Loop:
         self._unsaid.append((loss, norm))
         self.step += 1
         self._pace.tick()
+
+    def _backward(self, number: int, text_learns: bool) -> torch.Tensor:
+        """Add the gradients of batch `number`; returns its share of the step's loss. Activations of one part
+        are free again before the next.
+        """
+        training, plan = self.training, self.training.plan
+        accelerator, module = training.accelerator, training.step_module
+        batch = to_device(training.feed.batch(number), plan.device)
+        seed = seed_of(plan.config.train.seed, "step", number, accelerator.process_index)
+        self._generator.manual_seed(seed)
+        torch.manual_seed(seed)  # dropout
+        with accelerator.autocast():
+            parts = in_parts(accelerator.unwrap_model(module), batch, self._generator)
+        loss, ends_step = 0.0, (number + 1) % plan.accumulation == 0
+        for index, part in enumerate(parts, 1):
+            is_last = ends_step and index == len(parts)
+            with contextlib.nullcontext() if is_last else accelerator.no_sync(module):
+                mean = module(part, self._generator, text_learns).mean()
+                share = mean / (plan.accumulation * len(batch.weight) / len(part.weight))
+                accelerator.backward(share)
+            loss += share.detach()
+        return loss
 
     def _is_milestone(self) -> bool:
         plan = self.training.plan

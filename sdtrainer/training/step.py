@@ -7,14 +7,18 @@ model. The memory trace runs the same code.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import torch
 
 from .. import diffusion
 from ..methods import method_of
 from ..plan import Plan
-from ..seams import Batch, Conditioning, Family, Parts
+from ..seams import Batch, Conditioning, Family, Latents, Noised, Parts
+
+V = TypeVar("V", Batch, torch.Tensor)
 
 
 class TrainStep(torch.nn.Module):
@@ -31,13 +35,16 @@ class TrainStep(torch.nn.Module):
         self.trained = torch.nn.ModuleDict({part: parts.modules[part] for part in used})
 
     def forward(self, batch: Batch, generator: torch.Generator, text_learns: bool = True) -> torch.Tensor:
-        latents = self.latents(batch, generator)
-        noised = self.family.noise(self.parts, latents, generator, self.plan.config.noise)
+        noised = batch.noised or self.noised(batch, generator)
         prediction = self.family.predict(self.parts, noised, self.conditioning(batch, text_learns))
         error = diffusion.error(prediction, noised.target, self.plan.config.noise)
         losses = batch.weight * noised.weight * error
         penalty = self.method.penalty(self.parts, self.plan.config.method)
         return losses if penalty is None else losses + penalty
+
+    def noised(self, batch: Batch, generator: torch.Generator) -> Noised:
+        latents = self.latents(batch, generator)
+        return self.family.noise(self.parts, latents, generator, self.plan.config.noise)
 
     def latents(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
         """(B, C, h, w) fp32, drawn from the VAE's posterior."""
@@ -45,7 +52,10 @@ class TrainStep(torch.nn.Module):
             return batch.latents.sample(generator)
         assert batch.pixels is not None
         with torch.no_grad(), torch.autocast(batch.pixels.device.type, enabled=False):
-            return self.family.encode_images(self.parts, batch.pixels).sample(generator)
+            parts = divided(batch.pixels, self.plan.batch_parts)
+            encoded = [self.family.encode_images(self.parts, pixels) for pixels in parts]
+            means, stds = [one.mean for one in encoded], [one.std for one in encoded]
+            return Latents(torch.cat(means), torch.cat(stds)).sample(generator)
 
     def conditioning(self, batch: Batch, text_learns: bool = True) -> Conditioning:
         """Without `text_learns` no gradient reaches a text encoder, so that no optimizer touches it."""
@@ -57,16 +67,37 @@ class TrainStep(torch.nn.Module):
             return self.family.encode_text(self.parts, batch.tokens, clip_skip, batch.sizes)
 
 
+def in_parts(step: TrainStep, batch: Batch, generator: torch.Generator) -> list[Batch]:
+    """Return the parts in which the plan passes a batch through the model.
+
+    Latents, timesteps and noise are drawn for the whole batch, so that the mean loss of the parts, weighted
+    by their sizes, is that of the whole. Dropout alone falls otherwise.
+    """
+    if step.plan.batch_parts == 1:
+        return [batch]
+    whole = dataclasses.replace(batch, latents=None, pixels=None, noised=step.noised(batch, generator))
+    return divided(whole, step.plan.batch_parts)
+
+
+def divided(value: V, parts: int) -> list[V]:
+    """Divide a tensor, or a batch, into so many parts as equal as can be, each of one image at least."""
+    size = len(value.weight) if isinstance(value, Batch) else len(value)
+    parts = min(parts, size)
+    bounds = [size * number // parts for number in range(parts + 1)]
+    return [_each(value, lambda tensor, a=a, b=b: tensor[a:b]) for a, b in pairwise(bounds)]
+
+
 def to_device(batch: Batch, device: str) -> Batch:
     """Copy a batch to the training device."""
-    return batch if device == "cpu" else _moved(batch, device)
+    return batch if device == "cpu" else _each(batch, lambda tensor: tensor.to(device, non_blocking=True))
 
 
-def _moved(value: Any, device: str) -> Any:
+def _each(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Return a batch with every tensor changed."""
     if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
+        return change(value)
     if dataclasses.is_dataclass(value):
         return type(value)(
-            **{f.name: _moved(getattr(value, f.name), device) for f in dataclasses.fields(value)}
+            **{f.name: _each(getattr(value, f.name), change) for f in dataclasses.fields(value)}
         )
-    return {name: _moved(v, device) for name, v in value.items()} if isinstance(value, dict) else value
+    return {name: _each(v, change) for name, v in value.items()} if isinstance(value, dict) else value
