@@ -38,6 +38,7 @@ class Machine:
     ram_free_bytes: int
     cores: int
     processes: int = 1
+    swap_free_bytes: int = 0
 
 
 CPU_ONLY = Machine("cpu", None, 16 * GIB, 12 * GIB, 4)
@@ -56,10 +57,13 @@ def detect() -> Machine:
 
     memory = psutil.virtual_memory()
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    base = (memory.total, memory.available, os.cpu_count() or 1, processes)
+    base = (memory.total, memory.available, os.cpu_count() or 1, processes, psutil.swap_memory().free)
     if torch.cuda.is_available():
         index = int(os.environ.get("LOCAL_RANK", "0"))
+        before = _ask_driver()  # torch takes some for itself as soon as it is asked
         free, total = torch.cuda.mem_get_info(index)
+        if before and index == 0 and before[0] == torch.cuda.get_device_name(0):
+            free = max(free, int(float(before[1]) * 2**20))
         name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
         return Machine("cuda", Card(name, total, free, capability), *base)
     if torch.backends.mps.is_available():
@@ -72,7 +76,7 @@ def quick() -> Machine:
     import psutil
 
     memory = psutil.virtual_memory()
-    base = (memory.total, memory.available, os.cpu_count() or 1)
+    base = (memory.total, memory.available, os.cpu_count() or 1, 1, psutil.swap_memory().free)
     if seen := _ask_driver():
         name, free, total, capability = seen
         major, _, minor = capability.partition(".")

@@ -136,6 +136,17 @@ class Plan:
     def place(self, part: str, phase: Phase) -> Placement:
         return next(p for p in self.placements if (p.part, p.phase) == (part, phase))
 
+    def with_checkpointing(self, on: bool) -> Plan:
+        """Return the plan with activations kept, or computed a second time.
+
+        Gradients of a trained text encoder flow through the denoiser, trained or not.
+        """
+        placements = tuple(
+            replace(p, is_checkpointed=on and p.phase == "train" and (p.is_trainable or p.part == DENOISER))
+            for p in self.placements
+        )
+        return replace(self, checkpointing=on, placements=placements)
+
     def revised(self, **changes: Any) -> Plan:
         return replace(self, revision=self.revision + 1, **changes)
 
@@ -219,9 +230,9 @@ def resolve(
         validate_every=every(config.train.validate_every) if validation else 0,
         buckets={f"{width} x {height}": count for (width, height), count in counts.items()},
         batch_parts=_batch_parts(config),
-        placements=_placements(facts, machine, precision, trained, checkpointing, cache_text, cache_latents),
+        placements=_placements(facts, machine, precision, trained, cache_text, cache_latents),
         choices=tuple(choices.made),
-    )
+    ).with_checkpointing(checkpointing)
 
 
 def with_trigger(config: Config, census: Census) -> Config:
@@ -369,7 +380,6 @@ def _placements(
     machine: Machine,
     precision: Precision,
     trained: tuple[str, ...],
-    checkpointing: bool,
     cache_text: bool,
     cache_latents: bool,
 ) -> tuple[Placement, ...]:
@@ -386,8 +396,6 @@ def _placements(
             device=machine.device if phase in uses[part] else "cpu",
             precision="fp32" if part == VAE else precision,  # SD1 and SDXL VAEs overflow in fp16
             is_trainable=part in trained,
-            # gradients of a trained text encoder flow through the denoiser, trained or not
-            is_checkpointed=checkpointing and phase == "train" and (part in trained or part == DENOISER),
         )
         for phase in PHASES
         for part in facts.parts

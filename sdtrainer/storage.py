@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from .hardware import GIB, Machine
 from .plan import PHASES, Plan
 from .seams import BYTES
+from .section import UserError
 
 if TYPE_CHECKING:
     from .memory import Ledger
 
 WINDOW = 77
+PROGRAM_BYTES = GIB
+"""Main memory of Python and torch themselves, about."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Need:
 
 
 def needs(plan: Plan, ledger: Ledger) -> tuple[Need, ...]:
-    """Return what a plan needs of this computer. Python and torch themselves come on top, about 1 GB."""
+    """Return what a plan needs of this computer. Python and torch themselves come on top."""
     state = _state_bytes(ledger)
     caches = _cache_bytes(plan)
     kept = plan.config.checkpoint.keep if plan.checkpoint_every else 1
@@ -40,6 +44,36 @@ def needs(plan: Plan, ledger: Ledger) -> tuple[Need, ...]:
         held = max(ledger.held(phase) for phase in PHASES)
         found[0] = Need("memory", "training", held)
     return tuple(need for need in found if need.bytes)
+
+
+def check(plan: Plan, ledger: Ledger, machine: Machine, disk_free: int) -> None:
+    """Refuse a plan for which this computer's main memory or disk does not suffice.
+
+    What is read while loading is given back before the rest is kept, and memory that other programs can be
+    moved out of (swap) counts as free.
+
+    Raises:
+        UserError: with what is needed and what is there.
+    """
+    found = needs(plan, ledger)
+    disk = sum(need.bytes for need in found if need.where == "disk")
+    if disk > disk_free:
+        raise UserError(
+            f"The run needs up to {_gb(disk)} on the disk of the workspace, and {_gb(disk_free)} are free.",
+            "Free some space, keep fewer checkpoints, or move the workspace to a larger disk.",
+            "checkpoint.keep",
+        )
+    memory = max(need.bytes for need in found if need.where == "memory") + PROGRAM_BYTES
+    there = machine.ram_free_bytes + machine.swap_free_bytes
+    if memory > there:
+        raise UserError(
+            f"The run needs about {_gb(memory)} of main memory, and {_gb(there)} are free.",
+            "Close other programs, or choose a smaller model, resolution or batch.",
+        )
+
+
+def _gb(size: int) -> str:
+    return f"{size / GIB:.1f} GB"
 
 
 def _loaded_bytes(plan: Plan, ledger: Ledger) -> int:

@@ -6,6 +6,7 @@ Owns every path and the atomic files in them. Knows nothing of what happens in a
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,12 @@ class Workspace:
     @property
     def trash(self) -> Path:
         return self.root / "trash"
+
+    @property
+    def disk_free(self) -> int:
+        """Bytes free on the disk of the workspace."""
+        there = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        return shutil.disk_usage(there).free
 
     def contains(self, path: Path | str) -> bool:
         """Whether a path, with every link followed, lies inside the workspace or what ships with the app."""

@@ -29,7 +29,7 @@ ORDER = (
     "advice",
     "activations",
     "planner memory",
-    "storage",
+    "storage fitting",
     "sample",
     "verdict result",
     "training",

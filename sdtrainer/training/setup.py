@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from .. import families, optim, planner
+from .. import families, fitting, optim, planner, storage
 from ..data.cache import Cache
 from ..data.census import Census
 from ..data.items import Item, captions_of, plan_items
@@ -41,6 +42,7 @@ from .step import TrainStep
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+PLAN_SECONDS = 600.0
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -76,15 +78,28 @@ def decide(folder: RunFolder, workspace: Workspace) -> Draft:
     kept = planner.load(folder)
     if kept is not None:
         return kept
+    if os.environ.get("RANK", "0") != "0":
+        return _plan_of_the_first(folder)
     config = folder.config()
     facts = families.recognise(config.base)
     family = families.family_of(facts)
     tokenizers = family.load(facts, (), {})
     method_of(config.method.kind).add_words(tokenizers, config.method)
-    made = planner.draft(config, workspace, detect(), partial(family.count_tokens, tokenizers))
-    if os.environ.get("RANK", "0") == "0":
-        planner.save(made, folder)
+    machine = detect()
+    made, found = fitting.draft(config, workspace, machine, partial(family.count_tokens, tokenizers))
+    storage.check(made.plan, found.ledger, machine, workspace.disk_free)
+    planner.save(made, folder)
     return made
+
+
+def _plan_of_the_first(folder: RunFolder) -> Draft:
+    """Return the plan that the first of several processes makes: their cards need not be alike."""
+    deadline = time.monotonic() + PLAN_SECONDS
+    while time.monotonic() < deadline:
+        if kept := planner.load(folder):
+            return kept
+        time.sleep(0.2)
+    raise UserError("The first process made no plan.", "Look at what it said.")
 
 
 def prepare(

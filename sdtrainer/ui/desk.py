@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .. import hardware
@@ -55,11 +56,23 @@ class Desk:
         threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
 
     def look(self, values: Mapping[str, Any] | None = None) -> Outlook:
-        return self._looker.look(self.project.values if values is None else values, self.machine)
+        return self.look_on(self.machine, self.project.values if values is None else values)
 
     def look_on(self, machine: Machine, values: Mapping[str, Any]) -> Outlook:
-        """Look as if this were another machine."""
-        return self._looker.look(values, machine)
+        """Look as if this were another machine. The plan is fitted to its card as soon as it is counted."""
+        seen = self._looker.look(values, machine)
+        if seen.draft is None or self.ledger(seen.draft.plan) is None:
+            return seen
+        from .. import fitting, storage
+
+        found = fitting.fit(seen.draft.plan, machine)
+        seen = replace(seen, draft=replace(seen.draft, plan=found.plan), fit=found)
+        try:
+            if machine is self.machine:
+                storage.check(found.plan, found.ledger, machine, self.workspace.disk_free)
+        except UserError as error:
+            return replace(seen, error=error)
+        return seen
 
     def ledger(self, plan: Plan) -> Ledger | None:
         """Return what a plan holds in memory; None while torch loads or a new model or method is counted."""

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import config as configs
 from .. import families, plan, planner
@@ -23,6 +23,9 @@ from ..section import UserError
 from ..workspace import Workspace
 from .access import Access
 
+if TYPE_CHECKING:
+    from ..fitting import Fit
+
 SCAN_SECONDS = 10.0
 WAIT_SECONDS = 2.0
 KEPT_SECONDS = 60.0
@@ -30,7 +33,9 @@ KEPT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Outlook:
-    """As much as could be found out; `error` is what stopped it."""
+    """As much as could be found out; `error` is what stopped it, or stands in the way of a start. `fit` says
+    how the plan was fitted to the card, once it is counted.
+    """
 
     values: Mapping[str, Any]
     config: Config | None = None
@@ -38,6 +43,7 @@ class Outlook:
     census: Census | None = None
     draft: Draft | None = None
     error: UserError | None = None
+    fit: Fit | None = None
 
     @property
     def plan(self) -> plan.Plan | None:

@@ -1,34 +1,64 @@
-"""plan RUN.toml [path=value ...] [--json]: what a run would do, without doing it."""
+"""plan RUN.toml [path=value ...] [--vram GIB] [--json]: what a run would do, without doing it."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .. import fitting, hardware, planner, storage
 from .. import workspace as workspaces
 from ..__main__ import parser
-from ..memory import Ledger, estimate
+from ..fitting import Change, Fit
+from ..hardware import GIB
+from ..memory import Ledger
 from ..plan import PHASES, Plan, output_names
-from ..planner import draft
+from ..section import UserError
+from .trace import learn
 from .train import config_of
+
+LEAST, MOST = 0.5, 1024
 
 
 def main(argv: Sequence[str]) -> int:
     arguments = parser("plan")
     arguments.add_argument("run", type=Path, help="a run file (TOML)")
     arguments.add_argument("settings", nargs="*", help="path=value, laid over the run file")
+    arguments.add_argument("--vram", type=_gib, metavar="GIB", help="plan for a card of this size")
     arguments.add_argument("--json", action="store_true", help="for programs")
     given = arguments.parse_intermixed_args(argv)
-    from ..hardware import detect
-
-    plan = draft(config_of(given.run, given.settings), workspaces.default(), detect()).plan
-    print(as_json(plan, estimate(plan)) if given.json else as_text(plan, estimate(plan)))
+    config, workspace = config_of(given.run, given.settings), workspaces.default()
+    machine = hardware.imagined(given.vram) if given.vram else hardware.detect()
+    made, found = fitting.draft(config, workspace, machine)
+    if found.fits is None:
+        print("Finding out what activations take; this is done once for a model.", file=sys.stderr)
+        for plan in fitting.unknown(made.plan):
+            learn(plan)
+        made, found = fitting.draft(config, workspace, machine)
+    ideas: list[Change] = []
+    if found.fits is False:
+        ideas = list(fitting.changes(found, machine, lambda c: planner.draft(c, workspace, machine).plan))
+    print(as_json(made.plan, found, ideas) if given.json else as_text(made.plan, found, ideas))
     return 0
 
 
-def as_text(plan: Plan, ledger: Ledger) -> str:
+def _gib(text: str) -> float:
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not LEAST <= size <= MOST:
+        raise UserError(
+            f"plan: --vram is '{text}', which is no size of a card in GiB.",
+            f"Write a number from {LEAST:g} to {MOST:g}, as in --vram 16.",
+        )
+    return size
+
+
+def as_text(plan: Plan, found: Fit, ideas: Sequence[Change] = ()) -> str:
+    ledger = found.ledger
     images = plan.batch_size * plan.accumulation * plan.processes
     lines = [
         f"{plan.facts.title} ({plan.facts.why}), {plan.facts.prediction_type}, {plan.facts.resolution} px",
@@ -37,21 +67,43 @@ def as_text(plan: Plan, ledger: Ledger) -> str:
         f"{plan.total_steps:,} steps of {images} images = {plan.epochs:.1f} epochs",
         f"{ledger.trained:,} trained parameters",
         f"{', '.join(output_names(plan))}: {ledger.exported_bytes / 2**20:.1f} MB",
-        f"holds {ledger.held('train') / 2**30:.2f} GiB while training{_without(ledger)}",
+        f"holds {ledger.held('train') / GIB:.2f} GiB while training{_without(ledger)}",
     ]
     lines += [f"  {choice.path} = {choice.value}: {choice.why}" for choice in plan.choices]
-    return "\n".join(lines + [f"  Note: {advice.text}" for advice in plan.advice])
+    lines += [f"  Note: {advice.text}" for advice in plan.advice]
+    return "\n".join([*lines, *_verdict(found), *(_idea(change) for change in ideas)])
+
+
+def _verdict(found: Fit) -> list[str]:
+    if found.room is None:
+        return []
+    need = f"{fitting.peak(found.ledger) / GIB:.2f} of {found.room / GIB:.2f} GiB"
+    if found.fits is None:
+        return ["whether it fits is not known, for activations are not counted"]
+    return [f"fits: {need}"] if found.fits else [f"does not fit: {need}"]
+
+
+def _idea(change: Change) -> str:
+    enough = "which would fit" if change.fits else "which is not enough alone"
+    return f"  {change.path} = {change.value} would save {change.bytes / GIB:.1f} GiB, {enough}"
 
 
 def _without(ledger: Ledger) -> str:
     return ", activations not counted: the verb trace finds them" if "train" in ledger.unknown else ""
 
 
-def as_json(plan: Plan, ledger: Ledger) -> str:
+def as_json(plan: Plan, found: Fit, ideas: Sequence[Change] = ()) -> str:
+    """`fits` is null where activations are not known, true without a card; sizes are bytes."""
+    ledger = found.ledger
     return json.dumps(
         {
             "rows": [dataclasses.asdict(row) for row in ledger.rows],
             "peaks": {phase: ledger.held(phase) for phase in PHASES},
+            "unknown": ledger.unknown,
+            "room": found.room,
+            "fits": found.fits,
+            "changes": [dataclasses.asdict(change) for change in ideas],
+            "computer": [dataclasses.asdict(need) for need in storage.needs(plan, ledger)],
             "choices": {choice.path: {"value": choice.value, "why": choice.why} for choice in plan.choices},
             "steps": plan.total_steps,
             "images": plan.num_images,

@@ -13,13 +13,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from .. import activations, hardware, planner
+from .. import activations, fitting, hardware, planner, presets
 from .. import config as configs
 from .. import workspace as workspaces
 from ..__main__ import parser
 from ..memory import structure_of
 from ..plan import Plan
-from ..section import UserError
+from ..section import UserError, override
 from .train import config_of
 
 _METHODS: tuple[dict[str, Any], ...] = (
@@ -51,12 +51,15 @@ def main(argv: Sequence[str]) -> int:
     if given.ship:
         words = [word for word in (given.run and str(given.run), *given.settings) if word]
         for plan in variants(given.ship, words):
-            learn(plan, activations.SHIPPED)
+            for made in fitting.unknown(plan):
+                learn(made, activations.SHIPPED)
         return 0
     if given.run is None:
         raise UserError("trace: no run file is given.", "Write its path, as in trace run.toml.")
     config = config_of(given.run, given.settings)
-    learn(planner.draft(config, workspaces.default(), hardware.detect()).plan)
+    made = planner.draft(config, workspaces.default(), hardware.detect()).plan
+    for plan in fitting.unknown(made) or [made]:
+        learn(plan)
     return 0
 
 
@@ -71,10 +74,12 @@ def learn(plan: Plan, folder: Path | None = None) -> None:
 
 
 def variants(base: str, words: Sequence[str]) -> Iterator[Plan]:
-    """Plans for a card, of every method with the usual settings."""
-    for method, training in product(_METHODS, _TRAINING):
-        told = f"{method} {training}"
-        if all(word in told for word in words):
-            values = {"base": {"path": base}, "data": {"folder": "starter"}, "method": method}
-            config = configs.build(values | {"train": training, "sample": {"prompts": ["a picture"]}})
+    """Plans for a card: of every method with the usual settings, and of every preset."""
+    usual = [{"method": method, "train": training} for method, training in product(_METHODS, _TRAINING)]
+    told = {f"{values['method']} {values['train']}": values for values in usual}
+    told |= {f"preset {preset.name}": presets.apply({}, preset) for preset in presets.presets()}
+    own = {"base.path": base, "data.folder": "starter", "sample.prompts": ["a picture"]}
+    for name, values in told.items():
+        if all(word in name for word in words):
+            config = configs.build(override(values, own))
             yield planner.draft(config, workspaces.default(), hardware.imagined(24)).plan

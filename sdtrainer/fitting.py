@@ -1,0 +1,246 @@
+"""Fitting: the fastest plan that fits the card, and what would make one fit where none does.
+
+Every way to save memory is an `Option` of an axis. Axes that the user left to "auto" are tried in all legal
+combinations, from the fastest on, each summed by the ledger. How much slower an option is, is an estimate by
+which they are ordered; nothing else depends on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+from typing import Any
+
+from . import activations, planner
+from .config import Config
+from .hardware import GIB, Machine
+from .memory import Ledger, estimate, structure_of
+from .plan import Choice, Plan
+from .planner import Draft
+from .section import UserError, override
+from .workspace import Workspace
+
+MARGIN = 0.05
+"""The part of the free memory that is left free: the ledger is not exact."""
+
+
+def _legal(plan: Plan) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to decide an axis: `value` as the setting would have it, `slower` the factor on the time of a
+    step, `why_not` the reason, if there is one, that a plan that has it cannot be.
+    """
+
+    value: Any
+    does: str
+    slower: float
+    put: Callable[[Plan], Plan]
+    why_not: Callable[[Plan], str] = _legal
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One setting that can save memory, its options from the fastest to the leanest."""
+
+    path: str
+    options: Callable[[Plan], Sequence[Option]]
+
+    def is_free(self, plan: Plan) -> bool:
+        section, name = self.path.split(".")
+        return getattr(getattr(plan.config, section), name) in ("auto", 0)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One setting that would save `bytes` of the peak; `fits` says whether that is enough."""
+
+    path: str
+    value: Any
+    bytes: int
+    fits: bool
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A plan for a card of which `room` bytes may be used (None: there is no card). `fits` is None where
+    nothing is known of the activations.
+    """
+
+    plan: Plan
+    ledger: Ledger
+    room: int | None
+    fits: bool | None
+
+
+def _optimizers(plan: Plan) -> Sequence[Option]:
+    def put(name: str) -> Callable[[Plan], Plan]:
+        return lambda p: replace(p, optimizer=name)
+
+    return (
+        Option("adamw", "the exact optimizer", 1.0, put("adamw")),
+        Option("adamw8bit", "the optimizer's memory in 8 bits", 1.02, put("adamw8bit")),
+        Option("adafactor", "an optimizer with hardly any memory", 1.1, put("adafactor")),
+    )
+
+
+def _checkpointing(plan: Plan) -> Sequence[Option]:
+    return (
+        Option("off", "activations are kept", 1.0, lambda p: p.with_checkpointing(False)),
+        Option("on", "activations are computed a second time", 1.3, lambda p: p.with_checkpointing(True)),
+    )
+
+
+AXES = (
+    Axis("optim.name", _optimizers),
+    Axis("train.checkpointing", _checkpointing),
+)
+
+
+def room_of(machine: Machine) -> int | None:
+    """Return the bytes of the card that a run may use; None without an NVIDIA card."""
+    if machine.device != "cuda" or machine.card is None:
+        return None
+    return round((1 - MARGIN) * machine.card.free_bytes)
+
+
+def draft(
+    config: Config, workspace: Workspace, machine: Machine, count_tokens: Callable[[str], int] | None = None
+) -> tuple[Draft, Fit]:
+    """Look, decide and fit. Raises UserError as `planner.draft` does."""
+    made = planner.draft(config, workspace, machine, count_tokens)
+    found = fit(made.plan, machine)
+    return replace(made, plan=found.plan), found
+
+
+def fit(plan: Plan, machine: Machine) -> Fit:
+    """Return the fastest plan that fits; where none does, the leanest; where too little is known to tell, the
+    plan as it is.
+    """
+    room = room_of(machine)
+    if room is None:
+        return Fit(plan, estimate(plan), None, True)
+    axes = [axis for axis in AXES if axis.is_free(plan)]
+    tried = _first_that_fits(plan, axes, room)
+    if tried is None:
+        return Fit(plan, estimate(plan), room, None)
+    fitted, ledger = tried
+    fits = peak(ledger) <= room
+    return Fit(_explained(fitted, axes, room, fits), ledger, room, fits)
+
+
+def peak(ledger: Ledger) -> int:
+    return ledger.held(ledger.peak_phase)
+
+
+def combinations(plan: Plan, axes: Sequence[Axis]) -> list[Plan]:
+    """Return every legal plan that differs in these axes only, the fastest first."""
+    picks = product(*(axis.options(plan) for axis in axes))
+    ordered = sorted(picks, key=lambda options: prod(o.slower for o in options))
+    return [made for options in ordered if (made := _put(plan, options)) is not None]
+
+
+def unknown(plan: Plan) -> list[Plan]:
+    """Return the plans among which `fit` would choose whose activations are not known, each kind once."""
+    found: dict[tuple[str, ...], Plan] = {}
+    for made in combinations(plan, [axis for axis in AXES if axis.is_free(plan)]):
+        if missing := activations.missing(made, structure_of(made)):
+            found.setdefault(tuple(need.key for need in missing), made)
+    return list(found.values())
+
+
+def _put(plan: Plan, options: Sequence[Option]) -> Plan | None:
+    for option in options:
+        plan = option.put(plan)
+    return None if any(option.why_not(plan) for option in options) else plan
+
+
+def _first_that_fits(plan: Plan, axes: Sequence[Axis], room: int) -> tuple[Plan, Ledger] | None:
+    """Return plan and ledger; the leanest if none fits, None if nothing can be told."""
+    leanest: tuple[Plan, Ledger] | None = None
+    for made in combinations(plan, axes):
+        ledger = estimate(made)
+        if ledger.unknown:
+            continue
+        if peak(ledger) <= room:
+            return made, ledger
+        if leanest is None or peak(ledger) < peak(leanest[1]):
+            leanest = made, ledger
+    return leanest
+
+
+def _explained(plan: Plan, axes: Sequence[Axis], room: int, fits: bool) -> Plan:
+    """Say of every free axis why it was decided so."""
+    held = peak(estimate(plan))
+    kept = [choice for choice in plan.choices if choice.path not in {axis.path for axis in axes}]
+    made = [_choice(plan, axis, held, room) for axis in axes]
+    return replace(plan, choices=(*kept, *(choice for choice in made if choice)))
+
+
+def _choice(plan: Plan, axis: Axis, held: int, room: int) -> Choice | None:
+    options = axis.options(plan)
+    chosen = next((o for o in options if o.put(plan) == plan), None)
+    if chosen is None:
+        return None
+    if chosen is options[0]:
+        return Choice(axis.path, chosen.value, f"{chosen.does}: the run takes {_gib(held)} of {_gib(room)}")
+    without = peak(estimate(options[0].put(plan)))
+    saves = f"saves {_gib(max(0, without - held))} of {_gib(without)}"
+    slower = f"about {chosen.slower - 1:.0%} slower" if chosen.slower > 1.05 else "hardly slower"
+    return Choice(axis.path, chosen.value, f"{chosen.does}, which {saves} here and is {slower}")
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GB"
+
+
+# -- what a person could change ----------------------------------------------------------------------
+
+Replan = Callable[[Config], Plan]
+
+
+def changes(found: Fit, machine: Machine, replan: Replan) -> Iterator[Change]:
+    """Yield single settings that would save memory, those first that would be enough.
+
+    `replan` makes the plan of a changed config; it may raise UserError, and that change is left out.
+    """
+    now = peak(found.ledger)
+    tried = []
+    for path, value in _ideas(found.plan):
+        try:
+            config = type(found.plan.config).model_validate(
+                override(found.plan.config.values(), {path: value})
+            )
+            other = fit(replan(config), machine)
+        except (UserError, ValueError):
+            continue
+        if other.fits is not None and (saved := now - peak(other.ledger)) > 0.01 * now:
+            tried.append(Change(path, value, saved, other.fits))
+    yield from sorted(tried, key=lambda change: (not change.fits, -change.bytes))
+
+
+def _ideas(plan: Plan) -> Iterator[tuple[str, Any]]:
+    config = plan.config
+    for axis in AXES:
+        if not axis.is_free(plan):
+            yield axis.path, "auto"
+    smaller = [side for side in (1024, 768, 640, 512, 384, 256) if side < max(plan.resolutions)]
+    yield from (("train.resolution", side) for side in smaller[:2])
+    if plan.batch_size > 1:
+        yield "train.batch_size", 1
+    if config.optim.ema:
+        yield "optim.ema", False
+    if not plan.cache_latents and config.data.cache_latents == "off":
+        yield "data.cache_latents", "auto"
+    if getattr(config.method, "train_text_encoder", False):
+        yield "method.train_text_encoder", False
+    if getattr(config.method, "layers", None) == "all":
+        yield "method.layers", "attention"
+    if config.method.kind == "full":
+        yield "method.kind", "lora"
+    if config.sample.prompts:
+        yield "sample.prompts", []

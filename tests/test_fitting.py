@@ -1,0 +1,169 @@
+"""The plan that fits: the fastest that the card allows, what the user fixed left as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sd15
+from conftest import Trainer
+
+from sdtrainer import config as configs
+from sdtrainer import fitting, planner, presets, storage
+from sdtrainer.config import Config
+from sdtrainer.fitting import Fit, peak
+from sdtrainer.hardware import CPU_ONLY, GIB, imagined
+from sdtrainer.memory import estimate
+from sdtrainer.plan import Plan
+from sdtrainer.section import UserError, override
+from sdtrainer.workspace import Workspace
+
+FULL = {"kind": "full", "train_text_encoder": True}
+PROMISING = [p for p in presets.presets() if p.promises.get("vram_gib")]
+assert len(PROMISING) > 10
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Stable Diffusion 1.5, without weights."""
+    return str(sd15.write(tmp_path_factory.mktemp("models") / "sd15"))
+
+
+@pytest.fixture
+def sd(trainer: Trainer, published: str) -> Any:
+    def config(**changes: Any) -> Config:
+        return trainer.config(base__path=published, **changes)
+
+    return config
+
+
+def fitted(config: Config, workspace: Workspace, gib: float) -> Fit:
+    return fitting.draft(config, workspace, imagined(gib))[1]
+
+
+def chosen(found: Fit) -> dict[str, Any]:
+    return {choice.path: choice.value for choice in found.plan.choices}
+
+
+@pytest.mark.parametrize(
+    ("gib", "changes"),
+    [
+        (4, {"method": {"kind": "lora"}, "train__precision": "auto", "data__caption_dropout": 0.0}),
+        (12, {"method": FULL, "prior__class_prompt": "a robot", "prior__images": 8}),
+        (12, {"method": FULL}),
+    ],
+    ids=["lora", "dreambooth", "full"],
+)
+def test_sd15_fits(trainer: Trainer, sd: Any, gib: float, changes: dict[str, Any]) -> None:
+    found = fitted(sd(**changes), trainer.workspace, gib)
+    assert found.fits and peak(found.ledger) <= found.room < gib * GIB
+
+
+@pytest.mark.parametrize("preset", PROMISING, ids=lambda preset: preset.name)
+def test_every_preset_keeps_its_promise(workspace: Workspace, published: str, preset: presets.Preset) -> None:
+    own = {"base.path": published, "data.folder": "starter", "sample.prompts": ["a picture"]}
+    config = configs.build(override(presets.apply({}, preset), own))
+    found = fitted(config, workspace, preset.promises["vram_gib"])
+    assert found.fits, f"{peak(found.ledger) / GIB:.2f} of {(found.room or 0) / GIB:.2f} GiB"
+
+
+def test_a_larger_card_is_never_slower(trainer: Trainer, sd: Any) -> None:
+    config = sd(method=FULL, train__batch_size=4)
+
+    def slowness(plan: Plan) -> float:
+        every = [fitting.combinations(plan, [axis]) for axis in fitting.AXES]
+        return sum(made.index(plan) for made in every if plan in made)
+
+    slow = [slowness(fitted(config, trainer.workspace, gib).plan) for gib in (10, 12, 16, 24, 48)]
+    assert slow == sorted(slow, reverse=True) and slow[0] > slow[-1] == 0
+
+
+def test_what_is_fixed_stays_and_what_would_help_is_said(trainer: Trainer, sd: Any) -> None:
+    config = sd(method=FULL, optim__name="adamw", train__checkpointing="off", train__batch_size=4)
+    machine = imagined(12)
+
+    def replan(changed: Config) -> Plan:
+        return planner.draft(changed, trainer.workspace, machine).plan
+
+    found = fitted(config, trainer.workspace, 12)
+    assert found.fits is False and found.plan.optimizer == "adamw" and not found.plan.checkpointing
+    assert not {"optim.name", "train.checkpointing"} & chosen(found).keys()
+    ideas = list(fitting.changes(found, machine, replan))
+    assert {"optim.name", "method.kind"} <= {idea.path for idea in ideas}
+    assert any(idea.fits for idea in ideas) and all(idea.bytes > 0 for idea in ideas)
+    for idea in ideas:
+        changed = configs.build(override(config.values(), {idea.path: idea.value}))
+        again = fitted(changed, trainer.workspace, 12)
+        assert again.fits == idea.fits
+        assert peak(found.ledger) - peak(again.ledger) == idea.bytes
+
+
+def test_every_automatic_choice_gives_its_reason(trainer: Trainer, sd: Any) -> None:
+    lean, rich = (fitted(sd(method=FULL), trainer.workspace, gib) for gib in (12, 48))
+    assert chosen(rich)["optim.name"] == "adamw" != chosen(lean)["optim.name"]
+    for found in (lean, rich):
+        assert {axis.path for axis in fitting.AXES} <= chosen(found).keys()
+        assert all(choice.why for choice in found.plan.choices)
+    why = next(c.why for c in lean.plan.choices if c.path == "optim.name")
+    assert "saves" in why and "slower" in why
+
+
+def test_where_activations_are_not_known_the_plan_stays_as_it_is(trainer: Trainer) -> None:
+    made = planner.draft(trainer.config(), trainer.workspace, imagined(8)).plan
+    found = fitting.fit(made, imagined(8))
+    assert found.fits is None and found.plan == made
+    assert {plan.checkpointing for plan in fitting.unknown(made)} == {True, False}
+
+
+def test_without_a_card_there_is_nothing_to_fit(trainer: Trainer) -> None:
+    found = fitting.draft(trainer.config(), trainer.workspace, CPU_ONLY)[1]
+    assert found.fits and found.room is None
+
+
+def test_main_memory_and_disk_must_suffice(trainer: Trainer, sd: Any) -> None:
+    plan = planner.draft(sd(), trainer.workspace, imagined(8)).plan
+    ledger = estimate(plan)
+    plenty, little = imagined(8), imagined(8).__class__("cuda", imagined(8).card, 2 * GIB, GIB // 2, 4)
+    storage.check(plan, ledger, plenty, 100 * GIB)
+    with pytest.raises(UserError, match=r"needs about \d\.\d GB of main memory, and 0\.5 GB are free"):
+        storage.check(plan, ledger, little, 100 * GIB)
+    with pytest.raises(UserError, match=r"needs up to .* on the disk .* and 0\.0 GB are free"):
+        storage.check(plan, ledger, plenty, 1000)
+
+
+def test_a_run_that_the_disk_cannot_hold_is_refused_before_anything_is_loaded(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Workspace, "disk_free", 1000)
+    folder = trainer.new()
+    with pytest.raises(UserError, match="disk"):
+        trainer.run(folder)
+    assert not folder.plan_file.exists()
+
+
+def test_the_plan_for_a_card_of_any_size(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, published: str
+) -> None:
+    from sdtrainer.__main__ import main
+
+    run = tmp_path / "run.toml"
+    run.write_text(f'[base]\npath = "{published}"\n[data]\nfolder = "starter"\n[method]\nkind = "full"\n')
+    assert main(["plan", str(run), "--vram", "6", "--json"]) == 0
+    small = json.loads(capsys.readouterr().out)
+    assert small["fits"] is False and any(change["fits"] for change in small["changes"])
+    assert small["rows"] and set(small["peaks"]) == {"cache", "train", "sample", "export"}
+    assert small["choices"]["optim.name"]["why"]
+    assert main(["plan", str(run), "--vram", "24"]) == 0
+    assert "fits: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", ["-4", "0", "much", "nan", "1e9"])
+def test_no_card_has_such_a_size(capsys: pytest.CaptureFixture[str], tmp_path: Path, size: str) -> None:
+    from sdtrainer.__main__ import main
+
+    run = tmp_path / "run.toml"
+    run.write_text('[data]\nfolder = "starter"\n')
+    assert main(["plan", str(run), f"--vram={size}"]) == 2
+    assert f"--vram is '{size}'" in capsys.readouterr().err
