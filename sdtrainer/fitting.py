@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from math import prod
+from math import log2, prod
 from typing import Any
 
 from . import activations, planner
 from .config import Config
 from .hardware import GIB, Machine
 from .memory import Ledger, estimate, structure_of
-from .plan import Choice, Plan
+from .plan import Choice, Plan, why_not_batch_parts
 from .planner import Draft
 from .section import UserError, override
 from .workspace import Workspace
@@ -95,8 +95,26 @@ def _checkpointing(plan: Plan) -> Sequence[Option]:
     )
 
 
+def _batch_parts(plan: Plan) -> Sequence[Option]:
+    """Halve what goes through the model at once, down to single images."""
+
+    def option(parts: int) -> Option:
+        does = "the batch goes through whole" if parts == 1 else f"the batch goes through in {parts} parts"
+        return Option(
+            parts,
+            does,
+            1 + 0.06 * log2(parts),
+            lambda p: replace(p, batch_parts=parts),
+            lambda p: why_not_batch_parts(p.config, parts),
+        )
+
+    size = plan.batch_size
+    return [option(parts) for parts in dict.fromkeys([*(2**n for n in range(size.bit_length())), size])]
+
+
 AXES = (
     Axis("optim.name", _optimizers),
+    Axis("train.batch_parts", _batch_parts),
     Axis("train.checkpointing", _checkpointing),
 )
 
@@ -184,7 +202,7 @@ def _explained(plan: Plan, axes: Sequence[Axis], room: int, fits: bool) -> Plan:
 def _choice(plan: Plan, axis: Axis, held: int, room: int) -> Choice | None:
     options = axis.options(plan)
     chosen = next((o for o in options if o.put(plan) == plan), None)
-    if chosen is None:
+    if chosen is None or len(options) == 1:
         return None
     if chosen is options[0]:
         return Choice(axis.path, chosen.value, f"{chosen.does}: the run takes {_gib(held)} of {_gib(room)}")

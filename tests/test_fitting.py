@@ -50,7 +50,15 @@ def chosen(found: Fit) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("gib", "changes"),
     [
-        (4, {"method": {"kind": "lora"}, "train__precision": "auto", "data__caption_dropout": 0.0}),
+        (
+            4,
+            {
+                "method": {"kind": "lora"},
+                "train__precision": "auto",
+                "train__resolution": 512,
+                "data__caption_dropout": 0.0,
+            },
+        ),
         (12, {"method": FULL, "prior__class_prompt": "a robot", "prior__images": 8}),
         (12, {"method": FULL}),
     ],
@@ -100,11 +108,21 @@ def test_what_is_fixed_stays_and_what_would_help_is_said(trainer: Trainer, sd: A
         assert peak(found.ledger) - peak(again.ledger) == idea.bytes
 
 
+def test_a_batch_goes_through_in_parts_where_that_is_enough(trainer: Trainer, sd: Any) -> None:
+    config = sd(method={"kind": "lora"}, train__batch_size=8, data__caption_dropout=0.0)
+    config = configs.build(override(config.values(), {"train.precision": "auto", "train.resolution": 512}))
+    found = {gib: fitted(config, trainer.workspace, gib) for gib in (24, 10)}
+    assert found[24].plan.batch_parts == 1 < found[10].plan.batch_parts <= 8
+    assert found[10].fits and chosen(found[10])["train.batch_parts"] == found[10].plan.batch_parts
+    assert found[10].plan.total_steps == found[24].plan.total_steps
+
+
 def test_every_automatic_choice_gives_its_reason(trainer: Trainer, sd: Any) -> None:
     lean, rich = (fitted(sd(method=FULL), trainer.workspace, gib) for gib in (12, 48))
     assert chosen(rich)["optim.name"] == "adamw" != chosen(lean)["optim.name"]
     for found in (lean, rich):
-        assert {axis.path for axis in fitting.AXES} <= chosen(found).keys()
+        axes = {axis.path for axis in fitting.AXES if len(axis.options(found.plan)) > 1}
+        assert len(axes) > 1 and axes <= chosen(found).keys()
         assert all(choice.why for choice in found.plan.choices)
     why = next(c.why for c in lean.plan.choices if c.path == "optim.name")
     assert "saves" in why and "slower" in why
