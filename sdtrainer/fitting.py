@@ -90,9 +90,13 @@ def _optimizers(plan: Plan) -> Sequence[Option]:
 
 def _checkpointing(plan: Plan) -> Sequence[Option]:
     return (
-        Option("off", "activations are kept", 1.0, lambda p: p.with_checkpointing(False)),
+        Option("off", "activations are kept", 1.0, lambda p: p.with_checkpointing(False), _why_not_off),
         Option("on", "activations are computed a second time", 1.3, lambda p: p.with_checkpointing(True)),
     )
+
+
+def _why_not_off(plan: Plan) -> str:
+    return "layers that wait in main memory need it" if plan.offloaded else ""
 
 
 def _batch_parts(plan: Plan) -> Sequence[Option]:

@@ -17,9 +17,10 @@ from . import activations, anatomy, families, optim
 from .activations import Structure
 from .anatomy import Block
 from .diffusion import Schedule
+from .frozen import FrozenAs, Held, measure
 from .methods import method_of
 from .plan import PHASES, Phase, Placement, Plan
-from .seams import BYTES, Facts, LearningRates, Parts
+from .seams import BYTES, DENOISER, Facts, LearningRates, Parts
 from .section import Section
 
 What = Literal["weights", "gradients", "optimizer", "average", "activations", "temporary", "overhead"]
@@ -42,7 +43,8 @@ class Row:
 @dataclass(frozen=True)
 class Ledger:
     """`loaded` counts the parameters of each part of the base, `trained` the trainable ones, `blocks` says
-    where they are; `exported_bytes` is the size of the file. In the `unknown` phases a pass was never traced:
+    where they are; `exported_bytes` is the size of the file; `waiting_bytes` are layers in main memory. In
+    the `unknown` phases a pass was never traced:
     their activations are missing.
     """
 
@@ -52,6 +54,7 @@ class Ledger:
     blocks: tuple[Block, ...]
     unknown: tuple[Phase, ...]
     loaded: dict[str, int]
+    waiting_bytes: int = 0
 
     def held(self, phase: Phase) -> int:
         """The most bytes held at once in a phase."""
@@ -68,7 +71,8 @@ def estimate(plan: Plan) -> Ledger:
     rows = []
     for place in plan.placements:
         if place.device == plan.device:
-            rows.append(Row(place.part, place.phase, "weights", _weights(counts, place)))
+            rows.append(Row(place.part, place.phase, "weights", _weights(counts, place, plan)))
+            rows += _made_whole(counts, place, plan)
     for part, shapes in counts.trained.items():
         rows += _training_rows(part, shapes, plan)
     held = activations.estimate(plan, counts.structure)
@@ -77,7 +81,10 @@ def estimate(plan: Plan) -> Ledger:
     exported = counts.exported[plan.config.export.precision] * len(plan.config.export.formats)
     unknown = {need.phase for need in activations.missing(plan, counts.structure)}
     unknown_phases = tuple(phase for phase in PHASES if phase in unknown)
-    return Ledger(tuple(rows), counts.structure.trained, exported, counts.blocks, unknown_phases, counts.base)
+    precision = plan.place(DENOISER, "train").precision
+    waiting = counts.denoiser[plan.frozen_as].waiting(plan.offloaded, precision)
+    trained = counts.structure.trained
+    return Ledger(tuple(rows), trained, exported, counts.blocks, unknown_phases, counts.base, waiting)
 
 
 def structure_of(plan: Plan) -> Structure:
@@ -88,11 +95,13 @@ def structure_of(plan: Plan) -> Structure:
 @dataclass(frozen=True)
 class _Counts:
     """`base` is the number of parameters of each part as loaded, `frozen` of those that the method leaves as
-    they are; `trained` the shapes of the trained tensors, be they beside the base's or in their place.
+    they are; `trained` the shapes of the trained tensors, be they beside the base's or in their place;
+    `denoiser` what the base's own holds in each kind of storage.
     """
 
     base: dict[str, int]
     frozen: dict[str, int]
+    denoiser: dict[FrozenAs, Held]
     trained: dict[str, tuple[tuple[int, ...], ...]]
     exported: dict[str, int]
     blocks: tuple[Block, ...]
@@ -122,6 +131,7 @@ def _count(subject: _Subject) -> _Counts:
     whole = anatomy.count(modules)
     for module in modules.values():
         module.requires_grad_(False)
+    denoiser = measure(modules[DENOISER])
     signs = activations.digests(modules)
     method = method_of(section.kind)
     with torch.device("meta"):
@@ -140,7 +150,7 @@ def _count(subject: _Subject) -> _Counts:
     structure = Structure(
         signs, activations.digests(modules, "rank" in type(section).model_fields), num_trained
     )
-    return _Counts(base, frozen, trained, sizes, blocks, structure)
+    return _Counts(base, frozen, denoiser, trained, sizes, blocks, structure)
 
 
 def _overhead(rows: list[Row]) -> list[Row]:
@@ -149,12 +159,24 @@ def _overhead(rows: list[Row]) -> list[Row]:
     return [Row("", phase, "overhead", CONTEXT_BYTES + round(SLACK * held)) for phase, held in sums.items()]
 
 
-def _weights(counts: _Counts, place: Placement) -> int:
+def _weights(counts: _Counts, place: Placement, plan: Plan) -> int:
     """Trained weights are fp32 from when the method is attached, which is after the caches are filled."""
-    if place.phase == "cache":
-        return counts.base[place.part] * BYTES[place.precision]
-    trained = _count_of(counts.trained[place.part])
-    return counts.frozen[place.part] * BYTES[place.precision] + 4 * trained
+    trained = 0 if place.phase == "cache" else 4 * _count_of(counts.trained[place.part])
+    if place.part == DENOISER and (plan.frozen_as != "plain" or plan.offloaded):
+        held = counts.denoiser[plan.frozen_as]
+        here = held.whole.bytes(place.precision) - held.waiting(plan.offloaded, place.precision)
+        return here + trained
+    kept = counts.base if place.phase == "cache" else counts.frozen
+    return kept[place.part] * BYTES[place.precision] + trained
+
+
+def _made_whole(counts: _Counts, place: Placement, plan: Plan) -> list[Row]:
+    """What comes for a moment while the denoiser runs: a unit from main memory, a weight made whole."""
+    if place.part != DENOISER or place.phase not in ("train", "sample"):
+        return []
+    held = counts.denoiser[plan.frozen_as]
+    size = held.in_flight(plan.offloaded, place.precision) + held.largest * BYTES[plan.precision]
+    return [Row(DENOISER, place.phase, "temporary", size)] if size else []
 
 
 def _training_rows(part: str, shapes: tuple[tuple[int, ...], ...], plan: Plan) -> list[Row]:

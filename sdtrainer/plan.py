@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal
 
-from . import diffusion
+from . import diffusion, frozen
 from .config import Config
 from .data import captions, items, prior
 from .data.census import Census
@@ -107,7 +107,7 @@ class Plan:
     trained_as: Precision = "fp32"
     fused_backward: bool = False
     batch_parts: int = 1
-    frozen_as: Literal["plain", "int8", "nf4"] = "plain"
+    frozen_as: frozen.FrozenAs = "plain"
     offloaded: float = 0.0
 
     @property
@@ -158,14 +158,9 @@ class Plan:
 
 
 def resolve(
-    config: Config,
-    facts: Facts,
-    census: Census,
-    validation: Census | None,
-    machine: Machine,
-    chunks: int = 1,
-    class_images: Census | None = None,
-) -> Plan:
+    config: Config, facts: Facts, census: Census, validation: Census | None, machine: Machine,
+    chunks: int = 1, class_images: Census | None = None,
+) -> Plan:  # fmt: skip
     """Decide everything.
 
     Raises:
@@ -232,6 +227,8 @@ def resolve(
         batch_parts=_batch_parts(config),
         placements=_placements(facts, machine, precision, trained, cache_text, cache_latents),
         choices=tuple(choices.made),
+        frozen_as=frozen.kind_of(config, machine.device),
+        offloaded=frozen.part_offloaded(config, machine.device, machine.processes, checkpointing),
     ).with_checkpointing(checkpointing)
 
 
@@ -305,9 +302,8 @@ def _optimizer(config: Config, machine: Machine, choices: _Choices) -> str:
     if config.optim.name != "auto":
         return config.optim.name
     if machine.card is not None and machine.device == "cuda" and machine.card.total_bytes < 20 * GIB:
-        return choices.make(
-            "optim.name", "adamw8bit", "saves three quarters of the optimizer's memory on this card"
-        )
+        why = "saves three quarters of the optimizer's memory on this card"
+        return choices.make("optim.name", "adamw8bit", why)
     return choices.make("optim.name", "adamw", "there is memory enough for the exact optimizer")
 
 
@@ -321,11 +317,8 @@ def _encoder_steps(steps: int, total: int, trained: tuple[str, ...], facts: Fact
             path,
         )
     if len(learning) == len(trained) and steps < total:
-        raise UserError(
-            f"Text encoder learns until: step {steps} of {total}, and nothing else is trained here.",
-            "Write 100%.",
-            path,
-        )
+        what = f"Text encoder learns until: step {steps} of {total}, and nothing else is trained here."
+        raise UserError(what, "Write 100%.", path)
     return min(steps, total) if learning else total
 
 
@@ -339,6 +332,8 @@ def _resolutions(config: Config, facts: Facts, choices: _Choices) -> tuple[int, 
 def _checkpointing(config: Config, machine: Machine, resolutions: tuple[int, ...], choices: _Choices) -> bool:
     if config.train.checkpointing != "auto":
         return config.train.checkpointing == "on"
+    if config.train.offload in ("half", "all"):
+        return choices.make("train.checkpointing", True, "layers that wait in main memory need it")
     card = machine.card if machine.device == "cuda" else None
     wanted = card is not None and card.total_bytes < 20 * GIB and max(resolutions) >= 512
     why = "saves activations on this card" if wanted else "there is memory enough, and off is faster"
@@ -376,13 +371,9 @@ def _cache(path: str, wanted: str, reason: str, choices: _Choices) -> bool:
 
 
 def _placements(
-    facts: Facts,
-    machine: Machine,
-    precision: Precision,
-    trained: tuple[str, ...],
-    cache_text: bool,
+    facts: Facts, machine: Machine, precision: Precision, trained: tuple[str, ...], cache_text: bool,
     cache_latents: bool,
-) -> tuple[Placement, ...]:
+) -> tuple[Placement, ...]:  # fmt: skip
     """A part waits on the CPU through the phases that do not use it."""
     uses: dict[str, set[str]] = {
         DENOISER: {"train", "sample"},

@@ -104,6 +104,13 @@ class TrainSection(Section):
         "Gradient checkpointing",
         "Saves much memory by computing some things twice; each step takes about a quarter longer.",
     )
+    offload: Literal["auto", "off", "half", "all"] = knob(
+        "auto",
+        "Layers waiting in main memory",
+        "Half or all of the denoiser's blocks come onto the card only for as long as they are used: saves "
+        "most of the model's memory there, but each step takes longer. Needs an NVIDIA card, gradient "
+        "checkpointing, and a method that leaves the base model as it is.",
+    )
     validate_every: Duration = knob(
         "10%",
         "Validate every",

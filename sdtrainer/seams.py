@@ -199,8 +199,9 @@ class Method(Protocol):
 
     `formats` are the words of `export.formats` that it can write, the usual first; `lrs` are its learning
     rates by goal, taken where `optim.lr` is 0. `starts_as_base`: before the first step the model draws
-    exactly as the base does. Implementations inherit from this class, and so the answers of a method that
-    starts as the base, adds no words and no term to the loss.
+    exactly as the base does. `keeps_base`: what is trained lies beside the base's own weights.
+    Implementations inherit from this class, and so the answers of a method that starts as the base, keeps it,
+    adds no words and no term to the loss.
     """
 
     kind: str
@@ -210,6 +211,7 @@ class Method(Protocol):
     formats: tuple[str, ...]
     lrs: Mapping[Goal, LearningRates]
     starts_as_base: bool = True
+    keeps_base: bool = True
 
     def suits(self, section: Section, facts: Facts) -> None:
         """Raise UserError if these settings cannot work on this base, naming setting and remedy."""
@@ -231,6 +233,10 @@ class Method(Protocol):
             UserError: a word means something already.
         """
         return None
+
+    def reads_base(self, section: Section) -> bool:
+        """Return whether it computes with the base's own weights, so that rounded ones would not do."""
+        return False
 
     def penalty(self, parts: Parts, section: Section) -> torch.Tensor | None:
         """Return a term that is added to the loss once a step, a single number, or None."""

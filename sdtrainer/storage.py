@@ -34,6 +34,7 @@ def needs(plan: Plan, ledger: Ledger) -> tuple[Need, ...]:
     kept = plan.config.checkpoint.keep if plan.checkpoint_every else 1
     found = [
         Need("memory", "the model while it is loaded", _loaded_bytes(plan, ledger)),
+        Need("memory", "layers that wait until they are used", ledger.waiting_bytes),
         Need("memory", "the last good state, to go back to", state),
         Need("memory", "latents and text, read once", caches),
         Need("disk", "latents and text", caches),

@@ -24,6 +24,7 @@ ORDER = (
     "data families methods",  # these do not know each other
     "run_sections",
     "config",
+    "frozen",
     "workspace",
     "presets plan trackers",
     "advice",

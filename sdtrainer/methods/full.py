@@ -118,6 +118,7 @@ class Full(Method):
         size="2 GB",
     )
     formats = ("webui", "diffusers")
+    keeps_base = False
     lrs: Mapping[Any, LearningRates] = {  # diffusers' DreamBooth and text-to-image scripts; OneTrainer
         "subject": LearningRates(5e-6, 2.5e-6),
         "style": LearningRates(1e-5, 5e-6),

@@ -106,6 +106,9 @@ class Lora(Adapter):
         if section.init_from:
             lora_start.check(section, facts)
 
+    def reads_base(self, section: LoraSection) -> bool:
+        return section.dora
+
     def kinds(self, section: LoraSection) -> tuple[type, ...]:
         import torch
 

@@ -30,13 +30,14 @@ from ..methods import method_of
 from ..plan import Phase, Plan
 from ..planner import Draft
 from ..sample import Sampler
-from ..seams import VAE, Conditioning, Family, Latents, Method, Parts
+from ..seams import DENOISER, VAE, Conditioning, Family, Latents, Method, Parts
 from ..section import UserError
 from ..workspace import RunFolder, Workspace
-from . import class_images
+from . import class_images, waiting
 from .checkpoint import Trained
 from .feed import Feed
 from .pace import Pace
+from .quantized import quantise
 from .step import TrainStep
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ def prepare(
     dtypes = {part: DTYPES[plan.place(part, "train").precision] for part in plan.facts.parts}
     parts = family.load(plan.facts, plan.facts.parts, dtypes)
     parts.facts = plan.facts
+    quantise(parts.denoiser, plan.frozen_as, plan.device)
+    waiting.arm(parts.denoiser, plan.offloaded, plan.device)
     if plan.config.noise.zero_terminal_snr:
         parts.schedule = parts.schedule.rescaled()
     parts.schedule = parts.schedule.to(plan.device)
@@ -136,6 +139,7 @@ def prepare(
     torch.manual_seed(plan.config.train.seed)
     rates = plan.config.optim
     groups = method.attach(parts, plan.config.method, plan.lrs)
+    move_to(parts, plan, "train")  # what was attached to a layer in main memory learns on the card
     arm(parts, plan)
     row = optim.find(plan.optimizer)
     step_module, optimizer = accelerator.prepare(
@@ -166,7 +170,11 @@ def prepare(
 def move_to(parts: Parts, plan: Plan, phase: Phase) -> None:
     """Put every part where the plan wants it in this phase."""
     for part, module in parts.modules.items():
-        module.to(plan.place(part, phase).device)
+        device = plan.place(part, phase).device
+        if part == DENOISER and plan.offloaded:
+            waiting.move(module, plan.offloaded, device)
+        else:
+            module.to(device)
 
 
 def arm(parts: Parts, plan: Plan) -> None:
