@@ -36,7 +36,7 @@ ORDER = (
     "training",
     "trace",
     "job console",
-    "compare",
+    "compare bench",
     "__main__",
     "verbs ui",
 )

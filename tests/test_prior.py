@@ -302,13 +302,13 @@ def test_resume_with_class_images_equals_uninterrupted(trainer: Trainer) -> None
 
 def gradients(trainer: Trainer, numbers: range, **changes: Any) -> list[dict[str, torch.Tensor]]:
     """The gradient of each batch at the start of a run, with the images that it showed."""
+    from sdtrainer.bench.speed import returned
     from sdtrainer.training.run import accelerator_of
     from sdtrainer.training.setup import decide, prepare
-    from sdtrainer.verbs.bench import _returned
 
     folder = trainer.new(**changes)
     draft = decide(folder, trainer.workspace)
-    training = _returned(prepare(folder, draft, trainer.workspace, accelerator_of(draft.plan, folder)))
+    training = returned(prepare(folder, draft, trainer.workspace, accelerator_of(draft.plan, folder)))
     training.step_module.eval()  # no dropout
     found = []
     for number in numbers:

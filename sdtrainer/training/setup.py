@@ -104,11 +104,17 @@ def _plan_of_the_first(folder: RunFolder) -> Draft:
 
 
 def prepare(
-    folder: RunFolder, draft: Draft, workspace: Workspace, accelerator: Accelerator
+    folder: RunFolder,
+    draft: Draft,
+    workspace: Workspace,
+    accelerator: Accelerator,
+    family: Family | None = None,
 ) -> Generator[Event, None, Training]:
-    """Load, cache and attach. Yields events and returns the Training."""
+    """Load, cache and attach, with `family` in place of the one that knows the base model. Yields events and
+    returns the Training.
+    """
     plan = draft.plan
-    family, method = families.family_of(draft.facts), method_of(plan.config.method.kind)
+    family, method = family or families.family_of(draft.facts), method_of(plan.config.method.kind)
     yield PhaseBegan("load", f"Loading {plan.facts.title}")
     dtypes = {part: DTYPES[plan.place(part, "train").precision] for part in plan.facts.parts}
     parts = family.load(plan.facts, plan.facts.parts, dtypes)

@@ -1,38 +1,41 @@
-"""bench [--steps N]: the trainer against a bare loop over the same modules and batches, interleaved in one
-run.
+"""bench [--steps N] | bench memory [--only WORDS] | bench settings [RUN.toml]: measure this machine.
+
+bench alone: the trainer against a bare loop. bench memory: what runs hold, against what was estimated.
+bench settings: what each setting costs on your own model.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import config as configs
-from .. import events
+from .. import workspace as workspaces
 from ..__main__ import parser
 from ..presets import preset
-from ..section import override
-from ..workspace import RunFolder, Workspace, create_run
+from ..section import UserError, override
+from ..workspace import Workspace, create_run
 
 if TYPE_CHECKING:
-    from ..training.loop import Loop
-    from ..training.setup import Training
-
-BLOCK = 10
-QUIET = {
-    "train.steps": "1000000",
-    "train.validate_every": "0",
-    "sample.prompts": [],
-    "checkpoint.every": "0",
-    "data.validation_folder": "",
-}
+    from ..bench.cells import Cell
 
 
 def main(argv: Sequence[str]) -> int:
+    own = {"memory": _memory, "cell": _cell}
+    if argv and argv[0] in own:
+        return own[argv[0]](argv[1:])
+    return _speed(argv)
+
+
+def _speed(argv: Sequence[str]) -> int:
+    from ..bench.speed import BLOCK, QUIET, measure
+
     arguments = parser("bench")
     arguments.add_argument("--steps", type=int, default=200, help="of each of the two")
     arguments.add_argument(
@@ -50,63 +53,76 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def measure(folder: RunFolder, workspace: Workspace, blocks: int) -> tuple[float, float]:
-    """Return the median seconds per step of trainer and bare loop, taking turns of `BLOCK` steps."""
-    from ..training.control import Control
-    from ..training.loop import Loop
-    from ..training.run import accelerator_of
-    from ..training.setup import decide, prepare
+def _memory(argv: Sequence[str]) -> int:
+    from ..bench import cells, child, course, report
 
-    draft = decide(folder, workspace)
-    training = _returned(prepare(folder, draft, workspace, accelerator_of(draft.plan, folder)))
-    loop, bare = Loop(training, Control(), 0), bare_loop(training)
-    happenings = loop.run()
-    ours: list[float] = []
-    theirs: list[float] = []
-    for block in range(blocks + 1):
-        seconds, steps = _advance(loop, happenings)
-        began = time.perf_counter()
-        for _ in range(steps):
-            next(bare)
-        if block:  # the first block warms up
-            ours.append(seconds / steps)
-            theirs.append((time.perf_counter() - began) / steps)
-    return median(ours), median(theirs)
-
-
-def bare_loop(training: Training) -> Iterator[None]:
-    """Yield after each step of the plainest loop: same modules, same cached tensors, no accelerate, no
-    events.
-    """
-    import torch
-
-    parts, family, plan = training.parts, training.family, training.plan
-    parameters = list(training.trained.weights().values())
-    optimizer = torch.optim.AdamW(parameters, lr=0.0, fused=True)
-    batches, number = [training.feed.batch(index) for index in range(plan.micro_batches)], 0
-    while True:
-        batch, number = batches[number % len(batches)], number + 1
-        noised = family.noise(parts, batch.latents.sample(None), torch.default_generator, plan.config.noise)
-        error = (family.predict(parts, noised, batch.conditioning) - noised.target).square().mean((1, 2, 3))
-        (noised.weight * error).mean().backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        yield
+    arguments = parser("bench")
+    arguments.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a small grid")
+    arguments.add_argument("--only", default="", help="words that a run's name must hold: lora,1.5")
+    arguments.add_argument("--list", action="store_true", help="name the runs and stop")
+    arguments.add_argument("--again", action="store_true", help="also what was measured before")
+    arguments.add_argument("--estimate", type=Path, metavar="FILE", help="estimate anew what FILE measured")
+    arguments.add_argument("--out", type=Path, default=workspaces.PROJECT / "docs" / "measurements")
+    given = arguments.parse_args(argv)
+    words = [word.strip() for word in given.only.split(",") if word.strip()]
+    if given.estimate:
+        return _estimate(given.estimate, cells.choose(cells.ON_A_CARD + cells.ON_A_PROCESSOR, words))
+    chosen = cells.choose(cells.ON_A_CARD if given.device == "cuda" else cells.ON_A_PROCESSOR, words)
+    if given.list:
+        print("\n".join(cell.name for cell in chosen))
+        return 0
+    seen = _seen(given.device)
+    file = report.file_for(given.out, seen)
+    kept = course.read(file) | {"circumstances": course.circumstances(seen)}
+    return _told(course.run(chosen, kept, given.again, child.measure, child.predict), kept, file, len(chosen))
 
 
-def _advance(loop: Loop, happenings: Iterator[events.Event]) -> tuple[float, int]:
-    """Run the real loop for at least `BLOCK` steps, events logged as in a run; return seconds and steps."""
-    first, began = loop.step, time.perf_counter()
-    while loop.step < first + BLOCK:
-        events.append(loop.training.folder.events_file, next(happenings))
-    return time.perf_counter() - began, loop.step - first
+def _estimate(file: Path, chosen: Sequence[Cell]) -> int:
+    """Estimate anew what was measured, on this machine or another."""
+    from ..bench import child, course
+
+    kept = course.read(file)
+    if not kept["cells"]:
+        raise UserError(f"{file} holds no measurements.", "Give the .json that bench memory wrote.")
+    known = [cell for cell in chosen if cell.name in kept["cells"]]
+    return _told(course.estimate(known, kept, child.predict), kept, file, len(known))
 
 
-def _returned(work: Generator[events.Event, None, Training]) -> Training:
-    """Run a generator to its end and return what it returns."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
+def _seen(device: str) -> dict[str, Any]:
+    """Look at this machine, from outside. Raises UserError if it has no card and should."""
+    from ..bench import child
+
+    seen = child.look()
+    if device == "cuda" and seen["device"] != "cuda":
+        raise UserError(
+            "bench memory: torch finds no NVIDIA card here.",
+            "Add --device cpu for a small bench on the processor.",
+        )
+    return seen | ({"device": "cpu", "card": None} if device == "cpu" else {})
+
+
+def _told(names: Iterator[str], kept: dict[str, Any], file: Path, total: int) -> int:
+    """Tell of each run as it is done, and keep all of them; the last line is the page."""
+    from ..bench import report, rows
+
+    began, page = time.monotonic(), report.save(file, kept)
+    for number, name in enumerate(names, 1):
+        page = report.save(file, kept)
+        found = [row for row in rows.rows({name: kept["cells"][name]}) if row.kind == "train"]
+        said = "".join(f" {100 * row.error:+.1f} %" for row in found) or " no numbers"
+        gone = time.monotonic() - began
+        print(f"[{number}/{total}] {name}:{said}, {gone:.0f} s gone", file=sys.stderr, flush=True)
+    print(report.as_text(rows.rows(kept["cells"])), file=sys.stderr)
+    print(page, flush=True)
+    return 0
+
+
+def _cell(argv: Sequence[str]) -> int:
+    """Used by bench itself: do what the JSON on standard input asks, and answer in JSON."""
+    from ..bench import child
+
+    question = json.loads(sys.stdin.read())
+    with contextlib.redirect_stdout(sys.stderr):  # what libraries print is no answer
+        answer = child.answer(question)
+    print(json.dumps(answer), flush=True)
+    return 0
