@@ -179,16 +179,7 @@ def foreign(
     return states
 
 
-@pytest.fixture
-def common(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A machine that has the common tokenizer; here one that spells."""
-    folder = tmp_path / "tokenizer"
-    tiny.make_tokenizer(folder)
-    monkeypatch.setattr(single_file, "TOKENIZERS", (("/nowhere", ""), (str(folder), "")))
-    return folder
-
-
-def test_a_file_of_another_trainer_is_loaded_from_its_shapes(tmp_path: Path, common: Path) -> None:
+def test_a_file_of_another_trainer_is_loaded_from_its_shapes(tmp_path: Path) -> None:
     file = tmp_path / "anything.safetensors"
     states = foreign(file, words=single_file.WORDS)
     facts = recognised(file)
@@ -216,7 +207,7 @@ def test_what_a_file_predicts_is_read_or_judged_and_said(tmp_path: Path) -> None
         assert (facts.prediction_type, facts.resolution) == (prediction, resolution)
 
 
-def test_the_second_generation_pads_with_an_exclamation_mark(tmp_path: Path, common: Path) -> None:
+def test_the_second_generation_pads_with_an_exclamation_mark(tmp_path: Path) -> None:
     file = tmp_path / "two.safetensors"
     foreign(file, width=1024)
     configs = recognised(file).config
@@ -234,14 +225,6 @@ def test_an_unknown_vocabulary_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "odd.safetensors"
     foreign(file)
     with pytest.raises(UserError, match=r"100 words.*diffusers folder"):
-        single_file.tokenizer(file, recognised(file).config)
-
-
-def test_a_missing_tokenizer_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "odd.safetensors"
-    foreign(file, words=single_file.WORDS)
-    monkeypatch.setattr(single_file, "TOKENIZERS", (("/nowhere", ""),))
-    with pytest.raises(UserError, match="Go online once"):
         single_file.tokenizer(file, recognised(file).config)
 
 

@@ -6,26 +6,20 @@ exports carry all of it in their header; of others, configs are read off the sha
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..formats import ldm, ldm_shapes, tokenizer_files, whole_model
+from ..formats import ldm, ldm_shapes, whole_model
 from ..formats.safetensors_file import Header, read_header
 from ..seams import DENOISER, VAE
 from ..section import UserError
+from . import clip_tokenizer
 
 if TYPE_CHECKING:
     import torch
 
-TOKENIZERS = (
-    ("openai/clip-vit-large-patch14", ""),
-    ("stable-diffusion-v1-5/stable-diffusion-v1-5", "tokenizer"),
-    ("stabilityai/stable-diffusion-2-1", "tokenizer"),
-)
-"""Where the common CLIP tokenizer may already lie in the hub cache: repository and folder."""
 WORDS = 49408
 """Of that tokenizer."""
 
@@ -95,15 +89,11 @@ def tokenizer(path: Path, configs: ldm.Configs) -> Any:
     """Return the file's own tokenizer, or the common one of CLIP.
 
     Raises:
-        UserError: neither can be had.
+        UserError: it has another vocabulary, and does not say which.
     """
-    from transformers import CLIPTokenizer
-
     _, texts = whole_model.inside(read_header(path).metadata)
     if texts is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            tokenizer_files.write(texts, Path(folder))
-            return CLIPTokenizer.from_pretrained(folder)
+        return clip_tokenizer.of_texts(texts)
     encoder = configs[ldm.ENCODER]
     if encoder["vocab_size"] != WORDS:
         raise UserError(
@@ -112,27 +102,8 @@ def tokenizer(path: Path, configs: ldm.Configs) -> Any:
             "Choose this model as a diffusers folder.",
             "base.path",
         )
-    padding = {"pad_token": "!"} if ldm.text_layout(encoder["hidden_size"]) == "openclip" else {}
-    return _common(TOKENIZERS, padding)
-
-
-def _common(places: Sequence[tuple[str, str]], options: Mapping[str, str]) -> Any:
-    """From the hub cache if it lies there, else from the hub."""
-    from transformers import CLIPTokenizer
-
-    for is_offline, tried in ((True, places), (False, places[:1])):
-        for repo, folder in tried:
-            try:
-                return CLIPTokenizer.from_pretrained(
-                    repo, subfolder=folder, local_files_only=is_offline, **options
-                )
-            except (OSError, ValueError):
-                continue
-    raise UserError(
-        "Base model: a single file has no tokenizer, and the common one of CLIP is not on this machine.",
-        f"Go online once, so that {places[0][0]} can be fetched; or choose a diffusers folder.",
-        "base.path",
-    )
+    is_openclip = ldm.text_layout(encoder["hidden_size"]) == "openclip"
+    return clip_tokenizer.clip_tokenizer(clip_tokenizer.OPENCLIP_PAD if is_openclip else clip_tokenizer.END)
 
 
 def _prediction(path: Path, header: Header, configs: ldm.Configs) -> tuple[str, str]:

@@ -1,0 +1,66 @@
+"""The tokenizer that all CLIP text encoders of Stable Diffusion share, from a list that ships with us."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..formats import tokenizer_files
+
+MERGES = Path(__file__).parents[2] / "assets" / "clip-tokenizer" / "merges.txt"
+START, END, END_OF_WORD = "<|startoftext|>", "<|endoftext|>", "</w>"
+OPENCLIP_PAD = "!"
+"""OpenCLIP fills up with the token 0, which is this word; CLIP with the end token."""
+
+
+def clip_tokenizer(pad: str = END) -> Any:
+    """Return transformers' CLIPTokenizer of 49,408 words, without asking the hub.
+
+    The padding is chosen afterwards: told in its files, the tokenizer would cut "!" out of a prompt's words,
+    which OpenCLIP does not.
+    """
+    tokenizer = of_texts(_texts())
+    tokenizer.pad_token = pad
+    return tokenizer
+
+
+def of_texts(texts: Mapping[str, str]) -> Any:
+    """Return the CLIPTokenizer whose files these are, by name."""
+    from transformers import CLIPTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer_files.write(texts, Path(folder))
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def vocabulary(merges: list[str]) -> dict[str, int]:
+    """Return the number of each word: bytes, bytes that end a word, joined pairs, start and end.
+
+    Source: Radford et al. 2021, github.com/openai/CLIP, clip/simple_tokenizer.py.
+    """
+    letters = list(_letters())
+    words = [*letters, *(letter + END_OF_WORD for letter in letters)]
+    words += [pair.replace(" ", "") for pair in merges]
+    return {word: number for number, word in enumerate([*words, START, END])}
+
+
+def _letters() -> Iterator[str]:
+    """A letter for each of the 256 bytes: itself where it can be printed, then others from code 256 on."""
+    printed = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    yield from map(chr, printed)
+    yield from map(chr, range(256, 512 - len(printed)))
+
+
+def _texts() -> dict[str, str]:
+    merges = MERGES.read_text(encoding="utf-8").splitlines()
+    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True}
+    return {
+        "vocab.json": json.dumps(vocabulary(merges), ensure_ascii=False),
+        "merges.txt": "\n".join(["#version: 0.2", *merges, ""]),
+        "tokenizer_config.json": json.dumps(config | special),
+        "special_tokens_map.json": json.dumps(special),
+    }
