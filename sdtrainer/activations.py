@@ -16,9 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import workspace
+from . import optim, workspace
 from .plan import CLASS_IMAGE_BATCH, Phase, Plan
-from .seams import DENOISER, VAE
+from .seams import BYTES, DENOISER, VAE
 
 if TYPE_CHECKING:
     import torch
@@ -78,13 +78,13 @@ class Footprint:
     def saved_bytes(self, size: Size) -> int:
         return round(self._sum(self.saved, size))
 
-    def peak_bytes(self, size: Size, gradients_stay: bool = False) -> int:
-        """The most that is held at once, gradients of trained weights included as they come up; without them
-        where they stay from one pass to the next.
+    def peak_bytes(self, size: Size, with_gradients: bool = True) -> int:
+        """The most that is held at once, gradients of trained weights included as they come up; or without
+        them, where they stay from one pass to the next or go as soon as they are there.
         """
         return round(
             max(
-                self._sum(moment.factors, size) + (0 if gradients_stay else moment.gradients)
+                self._sum(moment.factors, size) + (moment.gradients if with_gradients else 0)
                 for moment in self.moments
             )
         )
@@ -96,11 +96,14 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Structure:
-    """A model with its method as a digest for each part, before and after the method is attached."""
+    """A model with its method as a digest for each part, before and after the method is attached. `trained`
+    counts all trained numbers, `largest` those of the largest parameter.
+    """
 
     base: Mapping[str, str]
     attached: Mapping[str, str]
     trained: int
+    largest: int
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,7 @@ def _need(kind: Kind, phase: Phase, part: str, plan: Plan, structure: Structure,
     told: list[Any] = [_VERSION, kind, plan.device, kind not in ("encode", "decode") and _is_short(plan)]
     if is_step:
         told += [plan.cache_latents, plan.cache_text, plan.config.base.clip_skip > 0]
+        told += ["trained as"] if plan.trained_as != "fp32" else []  # autocast makes no copies of them
     for name in _PARTS[kind](plan):
         place = plan.place(name, phase)
         told += [name, signs[name], place.precision != "fp32", place.is_checkpointed]
@@ -215,17 +219,39 @@ def estimate(plan: Plan, structure: Structure, home: Path | None = None) -> tupl
 
 
 def _rows(need: Need, table: Footprint, plan: Plan, structure: Structure) -> tuple[Held, ...]:
-    saved = table.saved_bytes(need.size) if need.kind == "step" else 0
-    stay = need.kind == "step" and (plan.accumulation > 1 or plan.batch_parts > 1)
-    gradients = 0 if stay or need.kind != "step" else 4 * structure.trained
-    rest = max(0, table.peak_bytes(need.size, stay) - gradients)
-    if need.kind == "draw" and _is_short(plan):
-        rest += 2 * structure.trained  # autocast's copies of the trained weights
+    if need.kind == "step":
+        saved, rest = table.saved_bytes(need.size), _beside_gradients(need, table, plan, structure)
+    else:
+        saved, rest = 0, table.peak_bytes(need.size)
+    if need.kind == "draw" and _is_short(plan) and (plan.trained_as == "fp32" or plan.config.optim.ema):
+        rest += 2 * structure.trained  # autocast's copies of the trained weights, or of their average
     saved = min(saved, rest)
     return (
         Held(need.part, need.phase, "activations", saved),
         Held(need.part, need.phase, "temporary", rest - saved),
     )
+
+
+def _beside_gradients(need: Need, table: Footprint, plan: Plan, structure: Structure) -> int:
+    """The most that a step holds at once, less the gradients that a ledger counts.
+
+    The optimizer's turn comes after the backward pass; with fused backward it comes within, and is taken to
+    come when most is held.
+    """
+    width, turn = BYTES[plan.trained_as], _update_bytes(plan, structure)
+    if plan.fused_backward:
+        return max(0, table.peak_bytes(need.size, with_gradients=False) + turn - width * structure.largest)
+    if plan.accumulation > 1 or plan.batch_parts > 1:
+        return max(table.peak_bytes(need.size, with_gradients=False), turn)
+    return max(table.peak_bytes(need.size) - width * structure.trained, turn)
+
+
+def _update_bytes(plan: Plan, structure: Structure) -> int:
+    """What the update of the largest parameter takes: the optimizer's own, and fp32 copies of weight and
+    gradient where they are not fp32.
+    """
+    copies = 0 if plan.trained_as == "fp32" else 2 * BYTES["fp32"]
+    return structure.largest * (optim.find(plan.optimizer).scratch + copies)
 
 
 def missing(plan: Plan, structure: Structure, home: Path | None = None) -> tuple[Need, ...]:

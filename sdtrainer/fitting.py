@@ -17,8 +17,9 @@ from . import activations, planner
 from .config import Config
 from .hardware import GIB, Machine
 from .memory import Ledger, estimate, structure_of
-from .plan import Choice, Plan, why_not_batch_parts
+from .plan import Choice, Plan
 from .planner import Draft
+from .savings import why_not_batch_parts
 from .section import UserError, override
 from .workspace import Workspace
 

@@ -7,6 +7,7 @@ traces of the real passes. What CUDA takes beside is assumed, and was not measur
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -73,8 +74,9 @@ def estimate(plan: Plan) -> Ledger:
         if place.device == plan.device:
             rows.append(Row(place.part, place.phase, "weights", _weights(counts, place, plan)))
             rows += _made_whole(counts, place, plan)
+    rows += _gradients(counts, plan)
     for part, shapes in counts.trained.items():
-        rows += _training_rows(part, shapes, plan)
+        rows += _kept(part, shapes, plan)
     held = activations.estimate(plan, counts.structure)
     rows += [Row(h.part, h.phase, h.what, h.bytes) for h in held]
     rows += _overhead(rows) if plan.device == "cuda" else []
@@ -147,9 +149,9 @@ def _count(subject: _Subject) -> _Counts:
     sizes = {precision: method.exported_bytes(parts, section, precision) for precision in BYTES}
     blocks = anatomy.blocks(whole, anatomy.count(modules, trained_only=True))
     num_trained = sum(_count_of(shapes) for shapes in trained.values())
-    structure = Structure(
-        signs, activations.digests(modules, "rank" in type(section).model_fields), num_trained
-    )
+    attached = activations.digests(modules, "rank" in type(section).model_fields)
+    largest = max(math.prod(shape) for shapes in trained.values() for shape in shapes)
+    structure = Structure(signs, attached, num_trained, largest)
     return _Counts(base, frozen, denoiser, trained, sizes, blocks, structure)
 
 
@@ -160,8 +162,9 @@ def _overhead(rows: list[Row]) -> list[Row]:
 
 
 def _weights(counts: _Counts, place: Placement, plan: Plan) -> int:
-    """Trained weights are fp32 from when the method is attached, which is after the caches are filled."""
-    trained = 0 if place.phase == "cache" else 4 * _count_of(counts.trained[place.part])
+    """Trained weights have their own format from when the method is attached, after the caches are filled."""
+    width = 0 if place.phase == "cache" else BYTES[plan.trained_as]
+    trained = width * _count_of(counts.trained[place.part])
     if place.part == DENOISER and (plan.frozen_as != "plain" or plan.offloaded):
         held = counts.denoiser[plan.frozen_as]
         here = held.whole.bytes(place.precision) - held.waiting(plan.offloaded, place.precision)
@@ -179,16 +182,25 @@ def _made_whole(counts: _Counts, place: Placement, plan: Plan) -> list[Row]:
     return [Row(DENOISER, place.phase, "temporary", size)] if size else []
 
 
-def _training_rows(part: str, shapes: tuple[tuple[int, ...], ...], plan: Plan) -> list[Row]:
-    """What training adds: fp32 gradients within a step, and state that stays from the first step on."""
+def _gradients(counts: _Counts, plan: Plan) -> list[Row]:
+    """Those of a step: all of them, or with fused backward the largest, whichever part it is of."""
+    held = {part: _count_of(shapes) for part, shapes in counts.trained.items() if shapes}
+    if plan.fused_backward:
+        sizes = {part: max(map(math.prod, counts.trained[part])) for part in held}
+        largest = max(sizes, key=lambda part: sizes[part])
+        held = {largest: sizes[largest]}
+    return [Row(part, "train", "gradients", BYTES[plan.trained_as] * n) for part, n in held.items()]
+
+
+def _kept(part: str, shapes: tuple[tuple[int, ...], ...], plan: Plan) -> list[Row]:
+    """What stays from the first step on, in fp32 whatever the weights are."""
     trained = _count_of(shapes)
     if not trained:
         return []
     kept = {"optimizer": optim.state_bytes(optim.find(plan.optimizer), shapes)}
     if plan.config.optim.ema:
         kept["average"] = 4 * trained
-    rows = [Row(part, "train", "gradients", 4 * trained)]
-    return rows + [
+    return [
         Row(part, phase, what, size)  # type: ignore[arg-type]
         for phase in ("train", "sample", "export")
         for what, size in kept.items()
@@ -196,4 +208,4 @@ def _training_rows(part: str, shapes: tuple[tuple[int, ...], ...], plan: Plan) -
 
 
 def _count_of(shapes: tuple[tuple[int, ...], ...]) -> int:
-    return sum(torch.Size(shape).numel() for shape in shapes)
+    return sum(map(math.prod, shapes))

@@ -121,6 +121,13 @@ class OptimSection(Section):
     ema_decay: float = knob(
         0.999, "Averaging decay", "How slowly the running average follows the weights.", ge=0.0, lt=1.0
     )
+    fused_backward: Literal["auto", "on", "off"] = knob(
+        "auto",
+        "Fused backward",
+        "Changes each weight as soon as its gradient is known, so that the gradients are never all in memory "
+        "at once. Learns the same. Needs Gradient accumulation 1 and Gradient clipping 0, and cannot be used "
+        "with fp16.",
+    )
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,8 @@ class Optimizer:
     `path` is module:Class, `package` what pip calls it. `state_of` counts the bytes of state of one fp32
     parameter by shape, `shared_bytes` is what all large parameters share. `has_modes`: evaluated with other
     weights than trained (schedule-free). `fixed_lr`: the optimizer finds the rate, and this one is a factor.
-    `beta2` is 0 if it has no betas.
+    `beta2` is 0 if it has no betas. `one_by_one`: a parameter's update depends on that parameter alone.
+    `scratch` counts the bytes for each number of a parameter that its update takes and gives back.
     """
 
     name: OptimizerName
@@ -143,6 +151,8 @@ class Optimizer:
     has_modes: bool = False
     fixed_lr: float | None = None
     beta2: float = 0.999
+    one_by_one: bool = True
+    scratch: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -189,7 +199,7 @@ OPTIMIZERS: tuple[Optimizer, ...] = (
         name="adafactor", title="Adafactor", path="transformers.optimization:Adafactor",
         package="transformers",
         note="Hardly any memory: for full fine-tuning on small cards. Ignores beta 1 and beta 2.",
-        state_of=_factored, beta2=0.0,
+        state_of=_factored, beta2=0.0, scratch=8,
         options={"relative_step": False, "scale_parameter": False, "warmup_init": False},
     ),
     Optimizer(
@@ -205,14 +215,14 @@ OPTIMIZERS: tuple[Optimizer, ...] = (
     Optimizer(
         name="prodigy", title="Prodigy", path="prodigyopt:Prodigy", package="prodigyopt",
         note="Finds the learning rate itself; 16 bytes of memory for each trained weight.",
-        state_of=_floats(4), fixed_lr=1.0,
+        state_of=_floats(4), fixed_lr=1.0, one_by_one=False,
         options={"use_bias_correction": True, "safeguard_warmup": True},
     ),
     Optimizer(
         name="adamw_schedulefree", title="AdamW schedule-free", path="schedulefree:AdamWScheduleFree",
         package="schedulefree",
         note="Averages the weights as it goes: needs no falling rate, and may be stopped at any time.",
-        state_of=_floats(2), has_modes=True,
+        state_of=_floats(2), has_modes=True, one_by_one=False,
         # foreach makes temporary copies of all trained weights
         options={"foreach": False},
     ),

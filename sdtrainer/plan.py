@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal
 
-from . import diffusion, frozen
+from . import diffusion, frozen, savings
 from .config import Config
 from .data import captions, items, prior
 from .data.census import Census
@@ -178,6 +178,7 @@ def resolve(
         choices.make("data.trigger", config.data.trigger, "what is learnt must stand in every caption")
     lrs = _lrs(config, method, choices)
     precision = _precision(config, machine, choices)
+    optimizer = _optimizer(config, machine, choices)
     resolutions = _resolutions(config, facts, choices)
     checkpointing = _checkpointing(config, machine, resolutions, choices)
     cache_text = _cache_text(config, facts, trained, choices)
@@ -202,7 +203,7 @@ def resolve(
         processes=machine.processes,
         precision=precision,
         lrs=lrs,
-        optimizer=_optimizer(config, machine, choices),
+        optimizer=optimizer,
         checkpointing=checkpointing,
         cache_latents=cache_latents,
         cache_text=cache_text,
@@ -224,7 +225,9 @@ def resolve(
         checkpoint_every=every(config.checkpoint.every),
         validate_every=every(config.train.validate_every) if validation else 0,
         buckets={f"{width} x {height}": count for (width, height), count in counts.items()},
-        batch_parts=_batch_parts(config),
+        trained_as=savings.trained_as(config, optimizer, precision),
+        fused_backward=savings.fused_backward(config, optimizer, precision, machine.processes),
+        batch_parts=savings.batch_parts(config),
         placements=_placements(facts, machine, precision, trained, cache_text, cache_latents),
         choices=tuple(choices.made),
         frozen_as=frozen.kind_of(config, machine.device),
@@ -338,20 +341,6 @@ def _checkpointing(config: Config, machine: Machine, resolutions: tuple[int, ...
     wanted = card is not None and card.total_bytes < 20 * GIB and max(resolutions) >= 512
     why = "saves activations on this card" if wanted else "there is memory enough, and off is faster"
     return choices.make("train.checkpointing", wanted, why)
-
-
-def why_not_batch_parts(config: Config, parts: int = 2) -> str:
-    """Say why a batch cannot go through the model in so many parts; empty if it can."""
-    size = config.train.batch_size
-    return "" if parts <= size else f"a batch holds {f'{size} images' if size > 1 else 'one image'}"
-
-
-def _batch_parts(config: Config) -> int:
-    parts = config.train.batch_parts or 1
-    if reason := why_not_batch_parts(config, parts):
-        hint = f"Choose {config.train.batch_size} at most, or 0 for auto."
-        raise UserError(f"Pass the batch in: {parts} parts, but {reason}.", hint, "train.batch_parts")
-    return parts
 
 
 def _cache_text(config: Config, facts: Facts, trained: tuple[str, ...], choices: _Choices) -> bool:

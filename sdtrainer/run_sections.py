@@ -99,6 +99,12 @@ class TrainSection(Section):
         ge=0,
         le=256,
     )
+    weights: Literal["auto", "fp32", "bf16"] = knob(
+        "auto",
+        "Trained weights kept as",
+        "Number format of the weights that learn, and of their gradients. bf16 halves both; changes are then "
+        "rounded up or down by chance, so that small ones are not lost. Needs Precision bf16.",
+    )
     checkpointing: Literal["auto", "on", "off"] = knob(
         "auto",
         "Gradient checkpointing",

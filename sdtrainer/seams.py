@@ -217,8 +217,9 @@ class Method(Protocol):
         """Raise UserError if these settings cannot work on this base, naming setting and remedy."""
 
     def attach(self, parts: Parts, section: Section, lrs: LearningRates) -> list[ParamGroup]:
-        """Make the chosen weights trainable (fp32) and return them grouped by learning rate.
+        """Make the chosen weights trainable and return them grouped by learning rate.
 
+        New ones are fp32, the base's own stay as loaded: the trainer gives them the format of the plan.
         Without effect on what the model draws until they are trained, where `starts_as_base`.
         """
 

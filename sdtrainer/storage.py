@@ -29,7 +29,7 @@ class Need:
 
 def needs(plan: Plan, ledger: Ledger) -> tuple[Need, ...]:
     """Return what a plan needs of this computer. Python and torch themselves come on top."""
-    state = _state_bytes(ledger)
+    state = _state_bytes(plan, ledger)
     caches = _cache_bytes(plan)
     kept = plan.config.checkpoint.keep if plan.checkpoint_every else 1
     found = [
@@ -82,10 +82,10 @@ def _loaded_bytes(plan: Plan, ledger: Ledger) -> int:
     return sum(ledger.loaded[part] * BYTES[plan.place(part, "cache").precision] for part in plan.facts.parts)
 
 
-def _state_bytes(ledger: Ledger) -> int:
-    """Trained weights in fp32, optimizer and running average: what a checkpoint and a snapshot hold."""
+def _state_bytes(plan: Plan, ledger: Ledger) -> int:
+    """Trained weights, optimizer and running average: what a checkpoint and a snapshot hold."""
     rows = [row for row in ledger.rows if row.phase == "train" and row.what in ("optimizer", "average")]
-    return 4 * ledger.trained + sum(row.bytes for row in rows)
+    return BYTES[plan.trained_as] * ledger.trained + sum(row.bytes for row in rows)
 
 
 def _cache_bytes(plan: Plan) -> int:

@@ -19,7 +19,8 @@ from sdtrainer.seams import Batch, Conditioning, Latents
 from sdtrainer.trace import fakes, passes
 from sdtrainer.trace.fakes import Shape
 from sdtrainer.trace.live import LiveBytes
-from sdtrainer.training.setup import DTYPES, arm
+from sdtrainer.training import setup
+from sdtrainer.training.setup import DTYPES
 from sdtrainer.training.step import TrainStep
 
 
@@ -33,8 +34,7 @@ def real_step(plan: Plan) -> tuple[TrainStep, Batch]:
     dtypes = {part: DTYPES[plan.place(part, "train").precision] for part in plan.facts.parts}
     parts = family.load(plan.facts, plan.facts.parts, dtypes)
     method.add_words(parts, plan.config.method)
-    method.attach(parts, plan.config.method, plan.lrs)
-    arm(parts, plan)
+    setup.attach(method, parts, plan)
     size, side = plan.batch_size, plan.resolutions[0] // plan.facts.pixels_per_latent
     shape = (size, plan.facts.latent_channels, side, side)
     tokens = None if plan.cache_text else family.tokenize(parts, ["zib"] * size, plan.chunks)
@@ -97,6 +97,16 @@ def held(ledger: Ledger, *whats: str) -> int:
 
 
 # -- the truth --------------------------------------------------------------------------------------
+
+
+def test_weights_kept_as_bf16_are_estimated_too(trainer: Trainer) -> None:
+    """Autocast makes no copies of them, and their gradients are half as large."""
+    method = {"kind": "full", "train_text_encoder": True}
+    changes = {"method": method, "train__precision": "bf16", "train__resolution": 128}
+    as_bf16 = planned(trainer, **changes, train__weights="bf16")
+    promised = held(known(as_bf16), "gradients", "activations", "temporary")
+    assert promised == pytest.approx(allocated(as_bf16), rel=0.05)
+    assert promised < 0.9 * held(known(planned(trainer, **changes)), "gradients", "activations", "temporary")
 
 
 @pytest.mark.parametrize("kind", METHODS)

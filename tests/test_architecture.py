@@ -26,6 +26,7 @@ ORDER = (
     "config",
     "frozen",
     "workspace",
+    "savings",
     "presets plan trackers",
     "advice",
     "activations",

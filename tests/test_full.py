@@ -26,7 +26,7 @@ from sdtrainer.memory import estimate
 from sdtrainer.methods.full import METHOD, FullSection
 from sdtrainer.seams import DENOISER, VAE, Batch, ExportOrder, Latents, LearningRates, Parts
 from sdtrainer.section import UserError
-from sdtrainer.training import checkpoint
+from sdtrainer.training import checkpoint, setup
 from sdtrainer.training.loop import requests
 from sdtrainer.training.step import TrainStep
 from sdtrainer.workspace import RunFolder
@@ -96,11 +96,17 @@ def order(folder: Path, precision: str = "fp32", formats: tuple[str, ...] = ("we
 # -- what is trained --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_detaching_gives_the_base_back_to_the_bit(base: Path, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "trained_as"),
+    [(torch.float32, "fp32"), (torch.bfloat16, "fp32"), (torch.float16, "fp32"), (torch.bfloat16, "bf16")],
+)
+def test_detaching_gives_the_base_back_to_the_bit(
+    base: Path, trainer: Trainer, dtype: torch.dtype, trained_as: Any
+) -> None:
     parts = load(base, dtype)
     before, kinds = weights(parts), [type(m) for m in parts.denoiser.modules()]
-    METHOD.attach(parts, EVERYTHING, RATES)
+    plan = dataclasses.replace(planned(trainer, CPU_ONLY, EVERYTHING), trained_as=trained_as)
+    setup.attach(METHOD, parts, plan)
     METHOD.detach(parts, EVERYTHING)
     after = weights(parts)
     assert kinds == [type(m) for m in parts.denoiser.modules()] and not trained_names(parts)
@@ -148,9 +154,11 @@ def test_norms_and_biases_are_all_the_vectors(base: Path) -> None:
             assert parameter.requires_grad == (parameter.ndim == 1), name
 
 
-def test_trained_weights_are_fp32_and_the_others_stay_in_their_precision(base: Path) -> None:
+def test_trained_weights_are_fp32_and_the_others_stay_in_their_precision(
+    base: Path, trainer: Trainer
+) -> None:
     parts = load(base, torch.bfloat16)
-    METHOD.attach(parts, KINDS["cross-attention"], RATES)
+    setup.attach(METHOD, parts, planned(trainer, CPU_ONLY, KINDS["cross-attention"]))
     kinds = {(p.requires_grad, p.dtype) for m in parts.modules.values() for p in m.parameters()}
     assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
 
@@ -229,7 +237,7 @@ def test_the_ledger_counts_the_bytes_that_lie_in_memory(base: Path, trainer: Tra
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     placed = {part: dtypes[plan.place(part, "train").precision] for part in plan.facts.parts}
     parts = families.family_of(plan.facts).load(plan.facts, plan.facts.parts, placed)
-    METHOD.attach(parts, section, RATES)
+    setup.attach(METHOD, parts, plan)
     rows = {(r.part, r.phase): r.bytes for r in ledger.rows if r.what == "weights"}
     for part, module in parts.modules.items():
         assert rows[part, "sample"] == sum(p.nbytes for p in module.parameters()), part
@@ -456,10 +464,11 @@ def test_half_precision_keeps_steps_that_it_would_round_away(base: Path, trainer
     """Computed in bf16, where frozen and trained weights of one layer meet in two precisions."""
     parts = load(base, torch.bfloat16)
     parts.modules[VAE].float()
-    groups = METHOD.attach(parts, KINDS[kind], RATES)
+    plan = planned(trainer, CPU_ONLY, KINDS[kind])
+    groups = setup.attach(METHOD, parts, plan)
     before = weights(parts)
     with torch.autocast("cpu", torch.bfloat16):
-        step(planned(trainer, CPU_ONLY, KINDS[kind]), parts)
+        step(plan, parts)
     torch.optim.AdamW([p for g in groups for p in g.parameters], lr=1e-6).step()
     moved = {k: v for k, v in weights(parts).items() if not torch.equal(v, before[k])}
     assert moved.keys() == trained_names(parts)

@@ -275,7 +275,6 @@ def _factors(section: FullSection) -> list[tuple[str, float]]:
 
 
 def _trainable(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
-    """The same parameter in fp32, in which small steps are not rounded away; it knows what it was."""
+    """The same parameter; it knows what it was, whatever the trainer keeps it as."""
     parameter.loaded_dtype = parameter.dtype  # type: ignore[attr-defined]
-    parameter.data = parameter.data.float()
     return parameter.requires_grad_(True)

@@ -49,17 +49,17 @@ def model(plan: Plan, phase: Phase) -> Iterator[tuple[Family, Parts]]:
         arm(parts, plan)
     with FakeTensorMode(allow_non_fake_inputs=True):
         for part, module in modules.items():
-            _fill(module, DTYPES[plan.place(part, phase).precision])
+            _fill(module, DTYPES[plan.place(part, phase).precision], DTYPES[plan.trained_as])
         parts.schedule = Schedule.from_config(plan.facts.config["scheduler"])
         yield family, parts
 
 
-def _fill(module: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Put fake tensors in place of a module's own: the trained ones in fp32, the others as loaded."""
+def _fill(module: torch.nn.Module, dtype: torch.dtype, trained_dtype: torch.dtype) -> None:
+    """Put fake tensors in place of a module's own."""
     for owner in module.modules():
         for name, parameter in owner._parameters.items():
             if parameter is not None:
-                kept = torch.float32 if parameter.requires_grad else dtype
+                kept = trained_dtype if parameter.requires_grad else dtype
                 made = torch.empty(parameter.shape, dtype=kept)
                 owner._parameters[name] = torch.nn.Parameter(made, parameter.requires_grad)
         for name, buffer in owner._buffers.items():

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from .. import files
 from ..section import UserError
+from .updates import as_if_fp32
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -63,7 +64,8 @@ class Trained:
         with torch.no_grad():
             for name, parameter in mine.items():
                 parameter.copy_(weights[name])
-        self.optimizer.load_state_dict(rest["optimizer"])
+        with as_if_fp32(list(mine.values())):
+            self.optimizer.load_state_dict(rest["optimizer"])
         if rest["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(rest["scaler"])
         if rest["average"] is not None and self.average is not None:

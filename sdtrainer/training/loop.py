@@ -36,6 +36,7 @@ from .pace import Pace
 from .recovery import Recovery
 from .setup import Training, move_to
 from .step import in_parts, to_device
+from .updates import Updates
 from .validate import validation_loss
 
 SNAPSHOT_EVERY = 50
@@ -54,6 +55,7 @@ class Loop:
         self._unsaid: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._rates: dict[str, float] = {}
         self._recovery = Recovery(training)
+        self._updates = Updates(training.trained, training.plan)
 
     @property
     def total(self) -> int:
@@ -96,12 +98,11 @@ class Loop:
             self._unsaid.append((not_a_number, not_a_number))
             self.step += 1
             return
+        self._updates.begin(self.step)
         loss = torch.zeros((), device=plan.device)
         for index in range(plan.accumulation):
             loss += self._backward(self.step * plan.accumulation + index, text_learns)
-        norm = accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm or math.inf)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        norm = self._updates.finish()
         if training.trained.average is not None:
             training.trained.average.step(self.parameters)
         loss = accelerator.reduce(loss, "mean") if accelerator.num_processes > 1 else loss
@@ -292,12 +293,14 @@ def export_weights(training: Training) -> Iterator[None]:
         if trained.average is None:
             yield
             return
-        trained.average.store(parameters)
-        trained.average.copy_to(parameters)
+        kept = [parameter.data for parameter in parameters]
+        for parameter, mean in zip(parameters, trained.average.shadow_params, strict=True):
+            parameter.data = mean.to(parameter.device)  # in fp32, as a copy into bf16 weights would not be
         try:
             yield
         finally:
-            trained.average.restore(parameters)
+            for parameter, data in zip(parameters, kept, strict=True):
+                parameter.data = data
 
 
 def memory_bytes(device: str) -> int:

@@ -30,7 +30,7 @@ from ..methods import method_of
 from ..plan import Phase, Plan
 from ..planner import Draft
 from ..sample import Sampler
-from ..seams import DENOISER, VAE, Conditioning, Family, Latents, Method, Parts
+from ..seams import DENOISER, VAE, Conditioning, Family, Latents, Method, ParamGroup, Parts
 from ..section import UserError
 from ..workspace import RunFolder, Workspace
 from . import class_images, waiting
@@ -144,9 +144,8 @@ def prepare(
     move_to(parts, plan, "train")
     torch.manual_seed(plan.config.train.seed)
     rates = plan.config.optim
-    groups = method.attach(parts, plan.config.method, plan.lrs)
+    groups = attach(method, parts, plan)
     move_to(parts, plan, "train")  # what was attached to a layer in main memory learns on the card
-    arm(parts, plan)
     row = optim.find(plan.optimizer)
     step_module, optimizer = accelerator.prepare(
         TrainStep(family, parts, plan), optim.build(row, groups, rates), device_placement=[False, False]
@@ -156,6 +155,7 @@ def prepare(
         from diffusers.training_utils import EMAModel
 
         trained.average = EMAModel(trained.weights().values(), decay=rates.ema_decay, use_ema_warmup=False)
+        trained.average.to(dtype=torch.float32)  # in bf16 it would stand still
     return Training(
         folder,
         draft,
@@ -181,6 +181,16 @@ def move_to(parts: Parts, plan: Plan, phase: Phase) -> None:
             waiting.move(module, plan.offloaded, device)
         else:
             module.to(device)
+
+
+def attach(method: Method, parts: Parts, plan: Plan) -> list[ParamGroup]:
+    """Put the method on the model, its weights in the plan's format, ready for training."""
+    groups = method.attach(parts, plan.config.method, plan.lrs)
+    for group in groups:
+        for parameter in group.parameters:
+            parameter.data = parameter.data.to(DTYPES[plan.trained_as])
+    arm(parts, plan)
+    return groups
 
 
 def arm(parts: Parts, plan: Plan) -> None:
