@@ -79,7 +79,6 @@ def test_runs_are_chosen_by_words_of_their_names() -> None:
             "method": {"kind": "full", "train_text_encoder": True},
             "checkpointing": True,
             "more": {"optim.ema": True, "optim.accumulation": 2},
-            "optimizer": "adamw8bit",
         },
     ],
     ids=["lora", "full"],
