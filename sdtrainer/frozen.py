@@ -44,10 +44,13 @@ _NEVER_RUN_AGAIN = re.compile(r"mid_block\.resnets\.0")
 
 @dataclass(frozen=True)
 class Weight:
-    """Frozen weights: `numbers` in the base's own precision, and `bytes_beside` in fewer bits."""
+    """Frozen weights: `numbers` in the base's own precision, and `bytes_beside` in fewer bits; the largest of
+    these has `largest` numbers when it is made whole for a product.
+    """
 
     numbers: int
     bytes_beside: int = 0
+    largest: int = 0
 
     def bytes(self, precision: Precision) -> int:
         return self.numbers * BYTES[precision] + self.bytes_beside
@@ -55,25 +58,24 @@ class Weight:
 
 @dataclass(frozen=True)
 class Held:
-    """A denoiser before a method is attached: all of it, its units in order, and the largest weight that is
-    made whole again for a moment, in numbers.
-    """
+    """A denoiser before a method is attached: all of it, and its units in order."""
 
     whole: Weight
     units: tuple[Weight, ...]
-    largest: int
 
     def waiting(self, part: float, precision: Precision) -> int:
         """Return the bytes that wait in main memory."""
-        return sum(self._waiting(part, precision))
+        return sum(unit.bytes(precision) for unit in self._waiting(part, precision))
 
-    def in_flight(self, part: float, precision: Precision) -> int:
-        """Return the bytes of the largest unit that is on the card for as long as it runs."""
-        return max(self._waiting(part, precision), default=0)
+    def passing(self, part: float, precision: Precision, computed: Precision) -> int:
+        """Return the most bytes that come for a moment: a unit that waited, with its largest weight whole."""
+        units = self._waiting(part, precision)
+        visits = [unit.bytes(precision) + unit.largest * BYTES[computed] for unit in units]
+        return max([*visits, self.whole.largest * BYTES[computed]])
 
-    def _waiting(self, part: float, precision: Precision) -> list[int]:
+    def _waiting(self, part: float, precision: Precision) -> list[Weight]:
         sizes = [unit.bytes(precision) for unit in self.units]
-        return [size for size, waits in zip(sizes, chosen(sizes, part), strict=True) if waits]
+        return [unit for unit, waits in zip(self.units, chosen(sizes, part), strict=True) if waits]
 
 
 def kind_of(config: Config, device: str) -> FrozenAs:
@@ -161,20 +163,10 @@ def chosen(sizes: Sequence[int], part: float) -> list[bool]:
 
 
 def measure(denoiser: torch.nn.Module) -> dict[FrozenAs, Held]:
-    """Return what a plain denoiser would hold in each kind, before a method is attached; on the meta device,
-    too.
-    """
+    """Return what a plain denoiser, all of it frozen, would hold in each kind. A meta one will do."""
     kinds: tuple[FrozenAs, ...] = ("plain", *_BYTES)
     parts = units(denoiser)
-    largest = max((layer.in_features * layer.out_features for _, layer in linears(denoiser)), default=0)
-    return {
-        kind: Held(
-            _weigh(denoiser, kind),
-            tuple(_weigh(unit, kind) for unit in parts),
-            largest if kind != "plain" else 0,
-        )
-        for kind in kinds
-    }
+    return {kind: Held(_weigh(denoiser, kind), tuple(_weigh(u, kind) for u in parts)) for kind in kinds}
 
 
 def _weigh(module: torch.nn.Module, kind: FrozenAs) -> Weight:
@@ -182,5 +174,6 @@ def _weigh(module: torch.nn.Module, kind: FrozenAs) -> Weight:
     if kind == "plain":
         return Weight(numbers)
     shapes = [(layer.out_features, layer.in_features) for _, layer in linears(module)]
-    weights = sum(rows * columns for rows, columns in shapes)
-    return Weight(numbers - weights, sum(_BYTES[kind](*shape) for shape in shapes))
+    sizes = [rows * columns for rows, columns in shapes]
+    beside = sum(_BYTES[kind](*shape) for shape in shapes)
+    return Weight(numbers - sum(sizes), beside, max(sizes, default=0))

@@ -73,7 +73,7 @@ def estimate(plan: Plan) -> Ledger:
     for place in plan.placements:
         if place.device == plan.device:
             rows.append(Row(place.part, place.phase, "weights", _weights(counts, place, plan)))
-            rows += _made_whole(counts, place, plan)
+            rows += _passing(counts, place, plan)
     rows += _gradients(counts, plan)
     for part, shapes in counts.trained.items():
         rows += _kept(part, shapes, plan)
@@ -173,12 +173,11 @@ def _weights(counts: _Counts, place: Placement, plan: Plan) -> int:
     return kept[place.part] * BYTES[place.precision] + trained
 
 
-def _made_whole(counts: _Counts, place: Placement, plan: Plan) -> list[Row]:
+def _passing(counts: _Counts, place: Placement, plan: Plan) -> list[Row]:
     """What comes for a moment while the denoiser runs: a unit from main memory, a weight made whole."""
     if place.part != DENOISER or place.phase not in ("train", "sample"):
         return []
-    held = counts.denoiser[plan.frozen_as]
-    size = held.in_flight(plan.offloaded, place.precision) + held.largest * BYTES[plan.precision]
+    size = counts.denoiser[plan.frozen_as].passing(plan.offloaded, place.precision, plan.precision)
     return [Row(DENOISER, place.phase, "temporary", size)] if size else []
 
 

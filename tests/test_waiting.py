@@ -26,7 +26,7 @@ from sdtrainer.seams import DENOISER, Batch, Conditioning, Latents, LearningRate
 from sdtrainer.section import UserError
 from sdtrainer.training import waiting
 from sdtrainer.training.control import Control
-from sdtrainer.training.quantized import quantise
+from sdtrainer.training.quantized import QuantizedLinear, quantise
 from sdtrainer.training.setup import arm
 from sdtrainer.training.step import TrainStep
 from sdtrainer.workspace import RunFolder
@@ -105,9 +105,12 @@ METHODS: tuple[dict[str, Any], ...] = (
 )
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: "dora" if m.get("dora") else m["kind"])
-def test_a_step_is_the_same_bit_for_bit(trainer: Trainer, method: dict[str, Any]) -> None:
-    plan = planned(trainer, method=method)
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [(METHODS[0], "nf4"), (METHODS[0], "int8"), *((method, "plain") for method in METHODS)],
+)
+def test_a_step_is_the_same_bit_for_bit(trainer: Trainer, method: dict[str, Any], kind: str) -> None:
+    plan = planned(trainer, method=method, base__quantize=kind)
     assert plan.offloaded == 0
     loss, gradients = a_step(plan, loaded(plan))
     for part in (0.5, 1.0):
@@ -132,14 +135,21 @@ def test_one_unit_at_a_time_is_there(trainer: Trainer, kind: str) -> None:
     assert copies.most == max(sizes)
     assert copies.now == 0
     assert {id(p) for p in parts.denoiser.parameters()} == at_home
-    held = {row.phase: 0 for row in estimate(plan).rows}
-    for row in estimate(plan).rows:
-        held[row.phase] += row.bytes if (row.part, row.what) == (DENOISER, "weights") else 0
+    ledger = estimate(plan)
+    held = {r.phase: r.bytes for r in ledger.rows if (r.part, r.what) == (DENOISER, "weights")}
     trained = sum(p.nbytes for p in parts.denoiser.parameters() if p.requires_grad)
     everything = sum(p.nbytes for p in parts.denoiser.parameters())
     assert held["train"] == everything - sum(sizes)
     assert held["cache"] == everything - trained - sum(sizes)
-    assert estimate(plan).waiting_bytes == sum(sizes)
+    assert ledger.waiting_bytes == sum(sizes)
+    (passing,) = {r.bytes for r in ledger.rows if (r.phase, r.what) == ("sample", "temporary")}
+    assert passing == max(size + _largest(unit) for size, unit in zip(sizes, units, strict=True))
+
+
+def _largest(unit: torch.nn.Module) -> int:
+    """Bytes of the largest weight that is made whole while a unit runs."""
+    rounded = [layer for layer in unit.modules() if isinstance(layer, QuantizedLinear)]
+    return max((layer.weight.nbytes for layer in rounded), default=0)
 
 
 def test_drawing_without_gradients_leaves_no_copy(trainer: Trainer) -> None:
