@@ -13,13 +13,13 @@ from itertools import product
 from math import log2, prod
 from typing import Any
 
-from . import activations, planner
+from . import activations, frozen, planner, savings
 from .config import Config
 from .hardware import GIB, Machine
 from .memory import Ledger, estimate, structure_of
+from .methods import method_of
 from .plan import Choice, Plan
 from .planner import Draft
-from .savings import why_not_batch_parts
 from .section import UserError, override
 from .workspace import Workspace
 
@@ -110,16 +110,78 @@ def _batch_parts(plan: Plan) -> Sequence[Option]:
             does,
             1 + 0.06 * log2(parts),
             lambda p: replace(p, batch_parts=parts),
-            lambda p: why_not_batch_parts(p.config, parts),
+            lambda p: savings.why_not_batch_parts(p.config, parts),
         )
 
     size = plan.batch_size
     return [option(parts) for parts in dict.fromkeys([*(2**n for n in range(size.bit_length())), size])]
 
 
+def _weights(plan: Plan) -> Sequence[Option]:
+    def why_not(p: Plan) -> str:
+        if method_of(p.config.method.kind).keeps_base:
+            return "so few weights are trained that it would save nothing"
+        return savings.why_not_bf16_weights(p.optimizer, p.precision)
+
+    return (
+        Option("fp32", "trained weights are exact", 1.0, lambda p: replace(p, trained_as="fp32")),
+        Option(
+            "bf16", "trained weights in bf16, rounded by chance", 1.05,
+            lambda p: replace(p, trained_as="bf16"), why_not,
+        ),
+    )  # fmt: skip
+
+
+def _fused_backward(plan: Plan) -> Sequence[Option]:
+    def why_not(p: Plan) -> str:
+        return savings.why_not_fused_backward(p.config, p.optimizer, p.precision, p.processes, p.batch_parts)
+
+    return (
+        Option("off", "all gradients, then all updates", 1.0, lambda p: replace(p, fused_backward=False)),
+        Option(
+            "on", "each weight is updated as soon as its gradient is there", 1.03,
+            lambda p: replace(p, fused_backward=True), why_not,
+        ),
+    )  # fmt: skip
+
+
+def _frozen(plan: Plan) -> Sequence[Option]:
+    def option(kind: frozen.FrozenAs, does: str, slower: float) -> Option:
+        def why_not(p: Plan) -> str:
+            return "" if kind == "plain" else frozen.why_not_quantise(kind, p.config, p.device)
+
+        return Option(kind, does, slower, lambda p: replace(p, frozen_as=kind), why_not)
+
+    return (
+        option("plain", "the base as it is", 1.0),
+        option("int8", "the frozen base in 8 bits", 1.35),
+        option("nf4", "the frozen base in 4 bits", 1.5),
+    )
+
+
+def _offload(plan: Plan) -> Sequence[Option]:
+    def option(value: str, does: str, slower: float) -> Option:
+        def why_not(p: Plan) -> str:
+            if not p.offloaded:
+                return ""
+            return frozen.why_not_offload(p.config, p.device, p.processes, p.checkpointing)
+
+        return Option(value, does, slower, lambda p: replace(p, offloaded=frozen.PARTS[value]), why_not)
+
+    return (
+        option("off", "all layers stay on the card", 1.0),
+        option("half", "half of the layers wait in main memory", 1.4),
+        option("all", "the layers wait in main memory", 1.8),
+    )
+
+
 AXES = (
     Axis("optim.name", _optimizers),
+    Axis("train.weights", _weights),
+    Axis("optim.fused_backward", _fused_backward),
     Axis("train.batch_parts", _batch_parts),
+    Axis("base.quantize", _frozen),
+    Axis("train.offload", _offload),
     Axis("train.checkpointing", _checkpointing),
 )
 
@@ -153,7 +215,7 @@ def fit(plan: Plan, machine: Machine) -> Fit:
         return Fit(plan, estimate(plan), room, None)
     fitted, ledger = tried
     fits = peak(ledger) <= room
-    return Fit(_explained(fitted, axes, room, fits), ledger, room, fits)
+    return Fit(_explained(fitted, axes, ledger, fits), ledger, room, fits)
 
 
 def peak(ledger: Ledger) -> int:
@@ -196,25 +258,28 @@ def _first_that_fits(plan: Plan, axes: Sequence[Axis], room: int) -> tuple[Plan,
     return leanest
 
 
-def _explained(plan: Plan, axes: Sequence[Axis], room: int, fits: bool) -> Plan:
+def _explained(plan: Plan, axes: Sequence[Axis], ledger: Ledger, fits: bool) -> Plan:
     """Say of every free axis why it was decided so."""
-    held = peak(estimate(plan))
     kept = [choice for choice in plan.choices if choice.path not in {axis.path for axis in axes}]
-    made = [_choice(plan, axis, held, room) for axis in axes]
+    made = [_choice(plan, axis, peak(ledger), fits) for axis in axes]
     return replace(plan, choices=(*kept, *(choice for choice in made if choice)))
 
 
-def _choice(plan: Plan, axis: Axis, held: int, room: int) -> Choice | None:
-    options = axis.options(plan)
-    chosen = next((o for o in options if o.put(plan) == plan), None)
+def _choice(plan: Plan, axis: Axis, held: int, fits: bool) -> Choice | None:
+    """Return the choice with its reason; None where there is only one way."""
+    options = [option for option in axis.options(plan) if _put(plan, [option])]
+    chosen = next((option for option in options if option.put(plan) == plan), None)
     if chosen is None or len(options) == 1:
         return None
     if chosen is options[0]:
-        return Choice(axis.path, chosen.value, f"{chosen.does}: the run takes {_gib(held)} of {_gib(room)}")
+        why = "there is room for it" if fits else "less would not help here"
+        return Choice(axis.path, chosen.value, f"{chosen.does}: {why}")
     without = peak(estimate(options[0].put(plan)))
-    saves = f"saves {_gib(max(0, without - held))} of {_gib(without)}"
+    if without - held < GIB / 20:
+        return Choice(axis.path, chosen.value, f"{chosen.does}, for every byte counts here")
     slower = f"about {chosen.slower - 1:.0%} slower" if chosen.slower > 1.05 else "hardly slower"
-    return Choice(axis.path, chosen.value, f"{chosen.does}, which {saves} here and is {slower}")
+    saves = f"{_gib(held)} instead of {_gib(without)}"
+    return Choice(axis.path, chosen.value, f"{chosen.does}: {saves}, and {slower}")
 
 
 def _gib(size: int) -> str:

@@ -30,7 +30,7 @@ FrozenAs = Literal["plain", "int8", "nf4"]
 NF4_BLOCK = 64
 """So many weights of nf4 share one scale."""
 
-_PARTS: Mapping[str, float] = {"auto": 0.0, "off": 0.0, "half": 0.5, "all": 1.0}
+PARTS: Mapping[str, float] = {"auto": 0.0, "off": 0.0, "half": 0.5, "all": 1.0}
 """Which part of the units waits in main memory, by the words of `train.offload`."""
 _BYTES: Mapping[FrozenAs, Callable[[int, int], int]] = {
     "int8": lambda rows, columns: rows * columns + 4 * rows,
@@ -94,7 +94,7 @@ def kind_of(config: Config, device: str) -> FrozenAs:
 
 def part_offloaded(config: Config, device: str, processes: int, checkpointing: bool) -> float:
     """Return which part of the units waits in main memory, as far as the user says. Raises UserError."""
-    part = _PARTS[config.train.offload]
+    part = PARTS[config.train.offload]
     reason = why_not_offload(config, device, processes, checkpointing)
     if part and reason:
         raise UserError(
