@@ -184,3 +184,15 @@ def test_no_card_has_such_a_size(capsys: pytest.CaptureFixture[str], tmp_path: P
     run.write_text('[data]\nfolder = "starter"\n')
     assert main(["plan", str(run), f"--vram={size}"]) == 2
     assert f"--vram is '{size}'" in capsys.readouterr().err
+
+
+def test_a_card_without_bf16_is_told_what_it_can_do(trainer: Trainer, sd: Any) -> None:
+    """fp16 needs exact weights and scaled losses: everything at once is too much for 8 GB, and less is not."""
+    turing = imagined(8, capability=(7, 5))
+    config = configs.build(override(sd(method=FULL).values(), {"train.precision": "auto"}))
+    found = fitting.draft(config, trainer.workspace, turing)[1]
+    assert found.plan.precision == "fp16" and found.fits is False and found.plan.trained_as == "fp32"
+    ideas = fitting.changes(found, turing, lambda c: planner.draft(c, trainer.workspace, turing).plan)
+    assert {idea.path for idea in ideas if idea.fits} >= {"method.kind"}
+    ampere = fitting.draft(config, trainer.workspace, imagined(8))[1]
+    assert ampere.fits and ampere.plan.trained_as == "bf16"
