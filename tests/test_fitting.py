@@ -167,7 +167,7 @@ def test_the_plan_for_a_card_of_any_size(
 
     run = tmp_path / "run.toml"
     run.write_text(f'[base]\npath = "{published}"\n[data]\nfolder = "starter"\n[method]\nkind = "full"\n')
-    assert main(["plan", str(run), "--vram", "6", "--json"]) == 0
+    assert main(["plan", str(run), "--vram", "4", "--json"]) == 0
     small = json.loads(capsys.readouterr().out)
     assert small["fits"] is False and any(change["fits"] for change in small["changes"])
     assert small["rows"] and set(small["peaks"]) == {"cache", "train", "sample", "export"}
