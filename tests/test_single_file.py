@@ -212,7 +212,7 @@ def test_the_second_generation_pads_with_an_exclamation_mark(tmp_path: Path) -> 
     foreign(file, width=1024)
     configs = recognised(file).config
     whole = configs | {ENCODER: configs[ENCODER] | {"vocab_size": single_file.WORDS}}
-    assert single_file.tokenizer(file, whole).pad_token == "!"
+    assert single_file.tokenizers(file, whole, (ENCODER,))[ENCODER].pad_token == "!"
 
 
 def test_an_inpainting_model_is_refused(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_an_unknown_vocabulary_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "odd.safetensors"
     foreign(file)
     with pytest.raises(UserError, match=r"100 words.*diffusers folder"):
-        single_file.tokenizer(file, recognised(file).config)
+        single_file.tokenizers(file, recognised(file).config, (ENCODER,))
 
 
 def test_a_file_that_is_no_model_is_no_base(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from .section import STARTER, BaseSection
 if TYPE_CHECKING:
     from ..seams import Facts, Family
 
-FAMILIES = ("sd",)
+FAMILIES = ("sd", "sdxl")
 ASSETS = Path(__file__).parents[2] / "assets"
 
 __all__ = ["ASSETS", "FAMILIES", "STARTER", "BaseSection", "family_of", "recognise"]
