@@ -110,7 +110,7 @@ def _batch_parts(plan: Plan) -> Sequence[Option]:
             does,
             1 + 0.06 * log2(parts),
             lambda p: replace(p, batch_parts=parts),
-            lambda p: savings.why_not_batch_parts(p.config, parts),
+            lambda p: savings.why_not_batch_parts(p.config, parts, p.fused_backward),
         )
 
     size = plan.batch_size

@@ -54,9 +54,9 @@ def fused_backward(config: Config, optimizer: str, precision: Precision, process
     return True
 
 
-def why_not_batch_parts(config: Config, parts: int = 2) -> str:
+def why_not_batch_parts(config: Config, parts: int = 2, fused_backward: bool = False) -> str:
     """Say why a batch cannot go through the model in so many parts; empty if it can."""
-    if parts > 1 and config.optim.fused_backward == "on":
+    if parts > 1 and fused_backward:
         return "Fused backward is on"
     size = config.train.batch_size
     return "" if parts <= size else f"a batch holds {f'{size} images' if size > 1 else 'one image'}"

@@ -361,6 +361,7 @@ def test_fused_backward_is_refused_on_machines_that_cannot(trainer: Trainer) -> 
     assert not why_not(config, "adamw", "bf16")
     assert "scaled loss" in why_not(config, "adamw", "fp16")
     assert "2 processes" in why_not(config, "adamw", "bf16", processes=2)
+    assert savings.why_not_batch_parts(trainer.config(), 2, fused_backward=True) == "Fused backward is on"
     two = dataclasses.replace(CPU_ONLY, processes=2)
     with pytest.raises(UserError, match="2 processes share their gradients"):
         planner.draft(trainer.config(**FUSED), trainer.workspace, two)

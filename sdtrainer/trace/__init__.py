@@ -94,5 +94,6 @@ def _about(plan: Plan, need: Need) -> str:
     words = [plan.facts.title, need.kind, plan.device, plan.precision if need.part != "vae" else "fp32"]
     if need.kind == "step":
         words += [plan.config.method.kind, "trains " + ", ".join(plan.trained_parts)]
+        words += [f"kept as {plan.trained_as}"] * (plan.trained_as != "fp32")
         words += ["checkpointed"] * plan.checkpointing
     return "; ".join(words)
