@@ -48,10 +48,8 @@ class Sampler:
         """Return the pictures of requests that differ only in prompt, negative prompt and seed."""
         first = requests[0]
         with torch.no_grad(), evaluating(self.parts), self._autocast():
-            wanted, unwanted = self._embed(requests)
             latents = self.pipeline(
-                prompt_embeds=wanted,
-                negative_prompt_embeds=unwanted,
+                **self._embed(requests),
                 width=first.width,
                 height=first.height,
                 num_inference_steps=first.steps,
@@ -62,15 +60,20 @@ class Sampler:
         with torch.no_grad():
             return self._decode(latents)
 
-    def _embed(self, requests: Sequence[Request]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _embed(self, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
+        """What the pipeline is told of the prompts, and of the negative prompts."""
         first, texts = requests[0], [r.prompt for r in requests] + [r.negative for r in requests]
         chunks = chunks_needed(texts, lambda text: self.family.count_tokens(self.parts, text))
         tokens = self.family.tokenize(self.parts, texts, chunks)
         tokens = {name: ids.to(self.device) for name, ids in tokens.items()}
         size = [first.height, first.width, 0, 0, first.height, first.width]
         sizes = torch.tensor([size] * len(texts), dtype=torch.float32, device=self.device)
-        embeds = self.family.encode_text(self.parts, tokens, first.clip_skip, sizes).prompt_embeds
-        return embeds[: len(requests)], embeds[len(requests) :]
+        said = self.family.encode_text(self.parts, tokens, first.clip_skip, sizes)
+        told = {"prompt_embeds": said.prompt_embeds}
+        if said.pooled is not None:
+            told["pooled_prompt_embeds"] = said.pooled
+        wanted = {name: both[: len(requests)] for name, both in told.items()}
+        return wanted | {f"negative_{name}": both[len(requests) :] for name, both in told.items()}
 
     def _decode(self, latents: torch.Tensor) -> list[Image]:
         """One at a time: a VAE at work holds more than anything else, and gains nothing from batches."""

@@ -37,6 +37,11 @@ class Workspace:
         return self.root / "class-images"
 
     @property
+    def measurements(self) -> Path:
+        """What settings were found to cost on this machine."""
+        return self.root / "measurements"
+
+    @property
     def uploads(self) -> Path:
         return self.root / "uploads"
 

@@ -21,7 +21,6 @@ ORDER = (
     "seams",
     "anatomy",
     "formats optim",
-    "recognition",
     "data families methods",  # these do not know each other
     "run_sections",
     "config",

@@ -118,7 +118,7 @@ def test_running_out_of_memory_is_a_finding(
     def take(self: object) -> None:
         raise torch.OutOfMemoryError("tried to allocate more")
 
-    monkeypatch.setattr(cells_work._Steps, "take", take)
+    monkeypatch.setattr(cells_work.Steps, "take", take)
     one = tiny(base)
     measured = cells_work.measure(one, tmp_path, CPU_ONLY)
     assert measured["ended"] == "train" and set(measured["allocated"]) == {"cache"}

@@ -16,6 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from sdtrainer.formats import adapter_file, diffusers_names, kohya, lycoris, readers, safetensors_file
 from sdtrainer.formats.kohya import LoraTensors
+from sdtrainer.formats.naming import SD_NAMING, Naming
 from sdtrainer.section import UserError
 
 UNET_TARGETS = (
@@ -181,7 +182,7 @@ def test_reading_a_kohya_file_gives_back_the_adapters(pipeline):
         "unet": [n for n, _ in pipeline.unet.named_modules()],
         "text_encoder": [n for n, _ in pipeline.text_encoder.named_modules()],
     }
-    state = kohya.to_kohya(adapters)
+    state = kohya.to_kohya(adapters, SD_NAMING)
     again = {k.replace("lora_te_", "lora_te1_"): v for k, v in state.items()}
     for read in (adapter_file.read(state, paths), adapter_file.read(again, paths)):
         assert {part: set(a) for part, a in read.items()} == {part: set(a) for part, a in adapters.items()}
@@ -216,11 +217,10 @@ def test_entries_that_fit_nothing_are_named(extra):
 def test_sdxl_has_a_prefix_per_encoder():
     lora = LoraTensors(torch.zeros(2, 4), torch.zeros(4, 2), 1.0)
     path = "text_model.encoder.layers.0.mlp.fc1"
-    state = kohya.to_kohya(
-        {"text_encoder": {path: lora}, "text_encoder_2": {path: lora}}, kohya.SDXL_PREFIXES
-    )
+    naming = Naming(kohya.SDXL_PREFIXES)
+    state = kohya.to_kohya({"text_encoder": {path: lora}, "text_encoder_2": {path: lora}}, naming)
     assert {k.split("_text_model")[0] for k in state} == {"lora_te1", "lora_te2"}
-    read = adapter_file.read(state, {"text_encoder": [path], "text_encoder_2": [path]}, kohya.SDXL_PREFIXES)
+    read = adapter_file.read(state, {"text_encoder": [path], "text_encoder_2": [path]}, naming)
     assert set(read) == {"text_encoder", "text_encoder_2"}
 
 
@@ -229,7 +229,7 @@ def test_text_model_is_always_in_the_name(prefix):
     lora = LoraTensors(torch.zeros(2, 4), torch.zeros(4, 2), 1.0)
     adapters = {"text_encoder": {f"{prefix}encoder.layers.0.mlp.fc1": lora}}
     name = "lora_te_text_model_encoder_layers_0_mlp_fc1"
-    assert set(kohya.to_kohya(adapters)) == {
+    assert set(kohya.to_kohya(adapters, SD_NAMING)) == {
         f"{name}.lora_down.weight",
         f"{name}.lora_up.weight",
         f"{name}.alpha",
@@ -252,7 +252,7 @@ def test_every_module_of_full_size_sd15_has_a_name_that_comfyui_knows():
     def modules(state):
         return {re.sub(r"\.(lora_(down|up|A|B)\.weight|alpha)$", "", key) for key in state}
 
-    named = modules(kohya.to_kohya(adapters))
+    named = modules(kohya.to_kohya(adapters, SD_NAMING))
     # 16 transformers x (8 attention + 2 feed-forward + 2 projections), 22 resnets x 3 and 14 shortcuts, 3 + 3
     # samplers, conv_in, conv_out, 2 time embeddings; 12 text layers x 6
     assert len(named) == 16 * 12 + 22 * 3 + 14 + 6 + 4 + 72
@@ -267,7 +267,7 @@ def test_every_module_of_full_size_sd15_has_a_name_that_comfyui_knows():
 def export(trained: Trained, layout: str, folder: Path) -> Path:
     adapters, metadata = trained.adapters(), {}
     if layout == "webui":
-        state = kohya.to_kohya(adapters)
+        state = kohya.to_kohya(adapters, SD_NAMING)
     else:
         state, metadata = diffusers_names.to_diffusers(adapters)
     path = folder / f"{layout}.safetensors"

@@ -372,12 +372,12 @@ def test_the_file_carries_what_loads_it_again(base: Path, tmp_path: Path) -> Non
     (file,) = METHOD.export(load(base), EVERYTHING, order(tmp_path))
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()
-    configs, tokenizer = whole_model.inside(metadata)
+    configs, tokenizers = whole_model.inside(metadata)
     assert metadata["ss_note"] == "test"
-    assert configs is not None and tokenizer is not None
+    assert configs is not None and tokenizers.keys() == {"text_encoder"}
     assert configs[DENOISER]["block_out_channels"] == [16, 32]
     assert configs["scheduler"]["prediction_type"] == "epsilon"
-    assert "a</w>" in json.loads(tokenizer["vocab.json"])
+    assert "a</w>" in json.loads(tokenizers["text_encoder"]["vocab.json"])
     assert str(base) not in json.dumps(dict(metadata))
 
 

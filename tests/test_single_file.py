@@ -21,13 +21,12 @@ from sdtrainer.events import Finished
 from sdtrainer.families import ASSETS, BaseSection, single_file
 from sdtrainer.formats import ldm, ldm_shapes, whole_model
 from sdtrainer.methods.full import METHOD, FullSection
-from sdtrainer.recognition import models
 from sdtrainer.seams import DENOISER, VAE, ExportOrder, Facts, Parts
 from sdtrainer.section import UserError
 
 ENCODER = ldm.ENCODER
 CAPTION = "a zib disc on a red ground"
-TELLING = (models._TELLING, "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias")
+TELLING = (single_file._TELLING, "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias")
 """The weight that tells SD 2.1-v from SD 2.1-base, in the file and in diffusers."""
 
 
@@ -213,7 +212,7 @@ def test_the_second_generation_pads_with_an_exclamation_mark(tmp_path: Path) -> 
     foreign(file, width=1024)
     configs = recognised(file).config
     whole = configs | {ENCODER: configs[ENCODER] | {"vocab_size": single_file.WORDS}}
-    assert single_file.tokenizer(file, whole).pad_token == "!"
+    assert single_file.tokenizers(file, whole, (ENCODER,))[ENCODER].pad_token == "!"
 
 
 def test_an_inpainting_model_is_refused(tmp_path: Path) -> None:
@@ -226,11 +225,11 @@ def test_an_unknown_vocabulary_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "odd.safetensors"
     foreign(file)
     with pytest.raises(UserError, match=r"100 words.*diffusers folder"):
-        single_file.tokenizer(file, recognised(file).config)
+        single_file.tokenizers(file, recognised(file).config, (ENCODER,))
 
 
 def test_a_file_that_is_no_model_is_no_base(tmp_path: Path) -> None:
     file = tmp_path / "lora.safetensors"
     save_file({"lora_unet_x.lora_down.weight": torch.ones(2, 2)}, file)
-    with pytest.raises(UserError, match="is a LoRA for a base model"):
+    with pytest.raises(UserError, match="nothing that can be trained"):
         recognised(file)

@@ -7,42 +7,91 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+PROJECTED = 24
+"""How wide the pooled text is."""
 PLACES = ("red", "green", "blue", "white")
 
 
 def make_base(folder: Path, prediction_type: str = "epsilon", width: int = 32, seed: int = 0) -> Path:
     """Write a StableDiffusionPipeline folder of about 100,000 parameters for 64 px pictures."""
     import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel
 
     torch.manual_seed(seed)
     tokenizer = make_tokenizer(folder.with_name(folder.name + "-tokenizer"))
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
     unet = UNet2DConditionModel(
         sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(16, 32),
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=width, attention_head_dim=8, norm_num_groups=8,
     )  # fmt: skip
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, norm_num_groups=4, sample_size=64,
-    )  # fmt: skip
-    scheduler = DDIMScheduler(
-        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False,
-        set_alpha_to_one=False, steps_offset=1, prediction_type=prediction_type,
-    )  # fmt: skip
     pipeline = StableDiffusionPipeline(
-        vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, unet=unet, scheduler=scheduler,
+        vae=_vae(), text_encoder=CLIPTextModel(_text(tokenizer, width)), tokenizer=tokenizer, unet=unet,
+        scheduler=_scheduler(prediction_type=prediction_type),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.save_pretrained(folder)
     return folder
+
+
+def make_sdxl(folder: Path, widths: tuple[int, int] = (32, 48), seed: int = 0, **scheduler: object) -> Path:
+    """Write a StableDiffusionXLPipeline folder as small, with text encoders of these widths. Their configs
+    give the end of text as older ones do, wrongly.
+    """
+    import torch
+    from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    torch.manual_seed(seed)
+    tokenizers = [make_tokenizer(folder.with_name(f"{folder.name}-tokenizer-{n}")) for n in (1, 2)]
+    tokenizers[1].pad_token = "!"
+    text, text_2 = (_text(t, w, eos_token_id=2) for t, w in zip(tokenizers, widths, strict=True))
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), transformer_layers_per_block=(1, 2),
+        use_linear_projection=True, cross_attention_dim=sum(widths), attention_head_dim=(2, 4),
+        norm_num_groups=8, addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=PROJECTED + 6 * 8,
+    )  # fmt: skip
+    pipeline = StableDiffusionXLPipeline(
+        vae=_vae(scaling_factor=0.13025), text_encoder=CLIPTextModel(text),
+        text_encoder_2=CLIPTextModelWithProjection(text_2), tokenizer=tokenizers[0],
+        tokenizer_2=tokenizers[1], unet=unet, scheduler=_scheduler(**scheduler),
+    )  # fmt: skip
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def _text(tokenizer, width: int, **changes: int):  # type: ignore[no-untyped-def]
+    from transformers import CLIPTextConfig
+
+    values = dict(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, projection_dim=PROJECTED,
+    )  # fmt: skip
+    return CLIPTextConfig(**values | changes)
+
+
+def _vae(**changes: float):  # type: ignore[no-untyped-def]
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, norm_num_groups=4, sample_size=64,
+        **changes,
+    )  # fmt: skip
+
+
+def _scheduler(**changes: object):  # type: ignore[no-untyped-def]
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False,
+        set_alpha_to_one=False, steps_offset=1, **changes,
+    )  # fmt: skip
 
 
 def make_tokenizer(folder: Path):  # type: ignore[no-untyped-def]

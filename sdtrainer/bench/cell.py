@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,15 @@ from ..hardware import Machine
 from ..plan import Phase
 from ..planner import Draft
 from ..training.control import Control
-from ..training.loop import Loop, requests
+from ..training.loop import requests
 from ..training.run import accelerator_of
 from ..training.setup import Training, move_to, prepare
 from ..workspace import Workspace
 from . import gauges, models
 from .cells import Cell
 from .gauges import Gauge
+from .steps import Steps, held
 
-STEPS, MOST_STEPS = 4, 20
-"""Optimizer steps that are taken; more where loss scaling skips the first."""
 MEASURED: tuple[Phase, ...] = ("cache", "train", "sample")
 """Exporting holds what sampling holds, or less."""
 
@@ -84,12 +83,11 @@ def _phases(draft: Draft, home: Path, gauge: Gauge, measured: Measured) -> Itera
         prepare(folder, draft, Workspace(home), accelerator_of(plan, folder), family), gauge
     )
     gauge.begin()
-    steps = _Steps(training, Control(), 0)
+    steps = Steps(training, Control(), 0)
     steps.take()
     yield "train"
-    modules = training.parts.modules.values()
-    weights = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
-    measured.weights, measured.optimizer = _held(weights, plan.device), _held(steps.state(), plan.device)
+    measured.optimizer = held(steps.state(), plan.device)
+    measured.weights = held(steps.tensors(), plan.device) - measured.optimizer
     move_to(training.parts, plan, "sample")
     gauge.begin()
     training.sampler.draw(requests(plan)[0])
@@ -107,30 +105,6 @@ def _prepared(happenings: Generator[Event, None, Training], gauge: Gauge) -> Gen
             gauge.begin()
         elif isinstance(event, PhaseBegan) and event.phase == "train":
             yield "cache"
-
-
-class _Steps(Loop):
-    """The loop's own steps, without what happens between them."""
-
-    def take(self) -> None:
-        """Take steps until the optimizer has updated something `STEPS` times."""
-        updates = 0
-        for _ in range(MOST_STEPS):
-            self._train()
-            updates += any(True for _ in self.state())
-            if updates == STEPS:
-                return
-
-    def state(self) -> Iterator[torch.Tensor]:
-        """The optimizer's tensors."""
-        for values in self.training.trained.optimizer.state.values():
-            yield from (value for value in values.values() if isinstance(value, torch.Tensor))
-
-
-def _held(tensors: Iterable[torch.Tensor], device: str) -> int:
-    """Bytes of the storages on a device; what several tensors share counts once."""
-    own = (t.untyped_storage() for t in tensors if t.device.type == device)
-    return sum({storage.data_ptr(): storage.nbytes() for storage in own}.values())
 
 
 def _free_bytes(machine: Machine) -> int:

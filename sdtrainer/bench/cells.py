@@ -89,6 +89,7 @@ def _draw(folder: Path, count: int, side: int) -> None:
 _LORA = {"kind": "lora", "rank": 16}
 _WITH_TEXT = {"kind": "lora", "rank": 16, "train_text_encoder": True}
 _FULL, _FULL_WITH_TEXT = {"kind": "full"}, {"kind": "full", "train_text_encoder": True}
+_FUSED = {"optim.fused_backward": "on", "optim.max_grad_norm": 0.0}
 _SD15, _SD21 = "SD 1.5", "SD 2.1"
 
 ON_A_CARD: tuple[Cell, ...] = (
@@ -117,6 +118,9 @@ ON_A_CARD: tuple[Cell, ...] = (
     Cell(_SD15, _FULL, optimizer="lion8bit", batch_size=4),
     Cell(_SD15, _FULL | {"layers": "cross-attention"}, batch_size=2),
     Cell(_SD15, _FULL_WITH_TEXT, optimizer="adamw8bit", batch_size=2, checkpointing=True),
+    Cell(_SD15, _FULL, more={"train.weights": "bf16"}),
+    Cell(_SD15, _FULL, optimizer="adamw8bit", checkpointing=True, more=_FUSED | {"train.weights": "bf16"}),
+    Cell(_SD15, _FULL, optimizer="adafactor", checkpointing=True, more=_FUSED),
     Cell(_SD15, _LORA, batch_size=4, more={"train.batch_parts": 2}),
     Cell(_SD15, _LORA, more={"base.quantize": "int8"}),
     Cell(_SD15, _LORA, checkpointing=True, more={"base.quantize": "nf4"}),

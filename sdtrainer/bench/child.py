@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from .. import workspace
 from ..hardware import Machine
+from ..workspace import Workspace
 from .cells import Cell
 
 _CELL, _MACHINE = TypeAdapter(Cell), TypeAdapter(Machine)
@@ -39,6 +40,11 @@ def predict(cell: Cell, machine: Machine, timeout: float = TIMEOUT) -> dict[str,
     return _asked({"work": "predict", "cell": asdict(cell), "machine": asdict(machine)}, timeout)
 
 
+def setting(values: dict[str, Any], images: int, home: Path, timeout: float = TIMEOUT) -> dict[str, Any]:
+    """Train with these settings for so many images, and say what it took."""
+    return _asked({"work": "setting", "values": values, "images": images, "home": str(home)}, timeout)
+
+
 def machine_of(seen: dict[str, Any]) -> Machine:
     """Return the machine as it is written in an answer or a file."""
     return _MACHINE.validate_python({k: v for k, v in seen.items() if k in Machine.__annotations__})
@@ -46,10 +52,12 @@ def machine_of(seen: dict[str, Any]) -> Machine:
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
     """Do in this process what was asked of it."""
-    from . import cell
+    from . import cell, setting
 
     if question["work"] == "look":
         return cell.look()
+    if question["work"] == "setting":
+        return setting.measure(question["values"], question["images"], Workspace(Path(question["home"])))
     work = {"measure": cell.measure, "predict": cell.predict}[question["work"]]
     with tempfile.TemporaryDirectory() as home:
         return work(_CELL.validate_python(question["cell"]), Path(home), machine_of(question["machine"]))

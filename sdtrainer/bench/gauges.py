@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,10 +56,10 @@ class _Counter:
 
 
 @contextlib.contextmanager
-def of(device: str) -> Iterator[Gauge]:
-    """Give the gauge of a device; what is made inside counts."""
+def of(device: str, known: Iterable[torch.Tensor] = ()) -> Iterator[Gauge]:
+    """Give the gauge of a device. Without a card only what is made inside counts, and nothing `known`."""
     if device == "cuda":
         yield _Card()
         return
-    with LiveBytes(()) as live:
+    with LiveBytes(known) as live:
         yield _Counter(live)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..section import UserError
 from .diffusers_names import METADATA_KEY
-from .kohya import SD_PREFIXES, module_name, with_text_model
+from .kohya import module_name, with_text_model
 from .lycoris import rank
+from .naming import SD_NAMING, Naming
 
 if TYPE_CHECKING:
     import torch
@@ -49,9 +50,7 @@ Layers = dict[str, dict[str, dict[str, T]]]
 
 
 def read(
-    entries: Mapping[str, T],
-    paths: Mapping[str, Iterable[str]],
-    prefixes: Mapping[str, str] = SD_PREFIXES,
+    entries: Mapping[str, T], paths: Mapping[str, Iterable[str]], naming: Naming = SD_NAMING
 ) -> Layers[T]:
     """Return the entries of a file by part ("unet", "text_encoder"), module path and word.
 
@@ -64,7 +63,7 @@ def read(
         name: (part, path)
         for part, modules in paths.items()
         for path in modules
-        for name in _names(part, path, prefixes)
+        for name in _names(part, path, naming)
     }
     found: Layers[T] = {}
     left = []
@@ -133,13 +132,14 @@ def misfit(left: list[str]) -> UserError:
     )
 
 
-def _names(part: str, path: str, prefixes: Mapping[str, str]) -> list[str]:
-    """Every name by which files know a module."""
-    prefix = prefixes[part]
-    names = [module_name(part, path, p) for p in (prefix, *_ALSO_READ.get(prefix, ()))]
+def _names(part: str, path: str, naming: Naming) -> list[str]:
+    """Every name by which files know a module; of SDXL's denoiser those of diffusers, too."""
+    prefix, original = naming.prefixes[part], naming.path(part, path)
+    prefixes = (prefix, *_ALSO_READ.get(prefix, ()))
+    names = [module_name(part, p, word) for word in prefixes for p in (original, path)]
     if part.startswith("text_encoder"):
         return [*names, f"{part}.{path}", f"{part}.{with_text_model(path)}"]
-    return [*names, f"{part}.{path}", f"base_model.model.{path}", path]
+    return [*names, f"{part}.{path}", f"base_model.model.{path}", path, f"diffusion_model.{original}"]
 
 
 def _peft_alpha(config: Mapping[str, Any], path: str, rank: int) -> float:

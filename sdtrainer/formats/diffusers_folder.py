@@ -37,20 +37,35 @@ class Component:
     weights: str
 
 
-PIPELINES: Mapping[str, str] = {"sd": "StableDiffusionPipeline"}
+_PAINTERS = {
+    DENOISER: Component("unet", "diffusers", "UNet2DConditionModel", _DIFFUSERS),
+    VAE: Component("vae", "diffusers", "AutoencoderKL", _DIFFUSERS),
+    "text_encoder": Component("text_encoder", "transformers", "CLIPTextModel", _TRANSFORMERS),
+}
+PIPELINES: Mapping[str, str] = {"sd": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
 COMPONENTS: Mapping[str, Mapping[str, Component]] = {
-    "sd": {
-        DENOISER: Component("unet", "diffusers", "UNet2DConditionModel", _DIFFUSERS),
-        VAE: Component("vae", "diffusers", "AutoencoderKL", _DIFFUSERS),
-        "text_encoder": Component("text_encoder", "transformers", "CLIPTextModel", _TRANSFORMERS),
-    }
+    "sd": _PAINTERS,
+    "sdxl": _PAINTERS
+    | {
+        "text_encoder_2": Component(
+            "text_encoder_2", "transformers", "CLIPTextModelWithProjection", _TRANSFORMERS
+        ),
+    },
 }
 """By family and part."""
-_WITHOUT = {
-    "safety_checker": [None, None],
-    "feature_extractor": [None, None],
-    "requires_safety_checker": False,
+_BESIDE: Mapping[str, Mapping[str, Any]] = {
+    "sd": {
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+    },
+    "sdxl": {
+        "image_encoder": [None, None],
+        "feature_extractor": [None, None],
+        "force_zeros_for_empty_prompt": True,
+    },
 }
+"""What else the index of a folder says."""
 
 
 def write(path: Path, model: WholeModel, metadata: Mapping[str, str], precision: Precision) -> None:
@@ -84,6 +99,11 @@ def is_folder(path: Path) -> bool:
     return _family(path) in COMPONENTS
 
 
+def tokenizer_folder(encoder: str) -> str:
+    """Return where a text encoder's tokenizer lies."""
+    return encoder.replace("text_encoder", "tokenizer")
+
+
 def _family(path: Path) -> str:
     try:
         name = json.loads((path / INDEX).read_text(encoding="utf-8")).get("_class_name")
@@ -100,8 +120,9 @@ def _write_into(new: Path, model: WholeModel, metadata: Mapping[str, str], preci
         safetensors_file.write(weights, model.states[part], metadata, precision)
     scheduler = model.configs["scheduler"]
     _write_json(new / "scheduler" / "scheduler_config.json", scheduler)
-    tokenizer_files.write(model.tokenizer, new / "tokenizer")
-    _write_json(new / INDEX, _index(model.family, scheduler["_class_name"]))
+    for encoder, texts in model.tokenizers.items():
+        tokenizer_files.write(texts, new / tokenizer_folder(encoder))
+    _write_json(new / INDEX, _index(model, scheduler["_class_name"]))
 
 
 def _stored_as(component: Component, precision: Precision) -> dict[str, str]:
@@ -110,17 +131,16 @@ def _stored_as(component: Component, precision: Precision) -> dict[str, str]:
     return {"dtype": long, "torch_dtype": long} if component.library == "transformers" else {}
 
 
-def _index(family: str, scheduler: str) -> dict[str, Any]:
+def _index(model: WholeModel, scheduler: str) -> dict[str, Any]:
     import diffusers
 
-    parts = {c.folder: [c.library, c.cls] for c in COMPONENTS[family].values()}
     return {
-        "_class_name": PIPELINES[family],
+        "_class_name": PIPELINES[model.family],
         "_diffusers_version": diffusers.__version__,
         "scheduler": ["diffusers", scheduler],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        **parts,
-        **_WITHOUT,
+        **{tokenizer_folder(encoder): ["transformers", "CLIPTokenizer"] for encoder in model.tokenizers},
+        **{c.folder: [c.library, c.cls] for c in COMPONENTS[model.family].values()},
+        **_BESIDE[model.family],
     }
 
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from .naming import Naming
+
 SD_PREFIXES: Mapping[str, str] = {"unet": "lora_unet", "text_encoder": "lora_te"}
 SDXL_PREFIXES: Mapping[str, str] = {
     "unet": "lora_unet",
@@ -54,16 +56,14 @@ def module_name(part: str, path: str, prefix: str) -> str:
     return f"{prefix}_{whole.replace('.', '_')}"
 
 
-def to_kohya(
-    adapters: Mapping[str, Adapter], prefixes: Mapping[str, str] = SD_PREFIXES
-) -> dict[str, torch.Tensor]:
+def to_kohya(adapters: Mapping[str, Adapter], naming: Naming) -> dict[str, torch.Tensor]:
     """Return the tensors of the file for adapters by part ("unet", "text_encoder") and module path."""
     import torch
 
     state = {}
     for part, adapter in adapters.items():
         for path, lora in adapter.items():
-            name = module_name(part, path, prefixes[part])
+            name = naming.name(part, path)
             state[f"{name}.lora_down.weight"] = lora.down
             state[f"{name}.lora_up.weight"] = lora.up
             state[f"{name}.alpha"] = torch.tensor(lora.alpha, dtype=torch.float32)

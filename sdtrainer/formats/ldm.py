@@ -1,11 +1,13 @@
-"""The original single-file layout of Stable Diffusion 1 and 2, read by A1111, Forge and ComfyUI.
+"""The original single-file layout of Stable Diffusion 1, 2 and XL, read by A1111, Forge and ComfyUI.
 
 One file holds `model.diffusion_model.` (UNet), `first_stage_model.` (VAE) and `cond_stage_model.` (text
-encoder, CLIP in SD1 and OpenCLIP in SD2). `to_ldm` and `from_ldm` translate tensor names between it and
-diffusers, both from the same tables: the name of a module in one layout, the name in the other.
+encoder, CLIP in SD1 and OpenCLIP in SD2) or, in SDXL, `conditioner.embedders.` (one of each). `to_ldm` and
+`from_ldm` translate tensor names between it and diffusers, both from the same tables: the name of a module in
+one layout, the name in the other.
 
-Source of the names: CompVis/stable-diffusion (ldm/modules/diffusionmodules), mlfoundations/open_clip, and the
-module classes of diffusers and transformers. Shapes: D width of the text encoder.
+Source of the names: CompVis/stable-diffusion (ldm/modules/diffusionmodules), Stability-AI/generative-models
+(sgm/modules), mlfoundations/open_clip, and the module classes of diffusers and transformers. Shapes: D width
+of a text encoder, P of its projection.
 """
 
 from __future__ import annotations
@@ -23,13 +25,15 @@ if TYPE_CHECKING:
 State = Mapping[str, "torch.Tensor"]
 Configs = Mapping[str, Mapping[str, Any]]
 """The config.json of each part, as diffusers and transformers write it."""
-Text = Literal["clip", "openclip"]
+Text = Literal["clip", "openclip", "both"]
+"""The text encoders of SD1, SD2 and SDXL."""
 
-ENCODER = "text_encoder"
+ENCODER, ENCODER_2 = "text_encoder", "text_encoder_2"
 UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
-TEXT_PREFIXES: Mapping[Text, str] = {
-    "clip": "cond_stage_model.transformer.",
-    "openclip": "cond_stage_model.model.",
+TEXT_PREFIXES: Mapping[Text, Mapping[str, str]] = {
+    "clip": {ENCODER: "cond_stage_model.transformer."},
+    "openclip": {ENCODER: "cond_stage_model.model."},
+    "both": {ENCODER: "conditioner.embedders.0.transformer.", ENCODER_2: "conditioner.embedders.1.model."},
 }
 POSITION_IDS = "text_model.embeddings.position_ids"
 """A buffer 0 .. T - 1 that older CLIP classes store; readers of the layout expect it."""
@@ -41,7 +45,7 @@ def text_layout(width: int) -> Text:
 
 
 def to_ldm(states: Mapping[str, State], configs: Configs, text: Text) -> dict[str, torch.Tensor]:
-    """Return the tensors of the file for the state dicts of denoiser, VAE and text encoder."""
+    """Return the tensors of the file for the state dicts of denoiser, VAE and text encoders."""
     state = {}
     for part, prefix in _prefixes(text).items():
         ours = _prepared(part, states[part], text)
@@ -54,22 +58,26 @@ def to_ldm(states: Mapping[str, State], configs: Configs, text: Text) -> dict[st
 
 
 def from_ldm(state: State, configs: Configs, text: Text) -> dict[str, dict[str, torch.Tensor]]:
-    """Return the state dicts of denoiser, VAE and text encoder; what belongs to none of them is left out.
+    """Return the state dicts of denoiser, VAE and text encoders; what belongs to none of them is left out.
 
     Raises:
-        UserError: a tensor inside one of the three has an unknown name.
+        UserError: a tensor inside one of them has an unknown name.
     """
     found: dict[str, dict[str, torch.Tensor]] = {}
     for part, prefix in _prefixes(text).items():
         names = {theirs: ours for ours, theirs in names_of(part, configs[part], text).items()}
         theirs = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        if part == ENCODER:
-            theirs = _without_unused(theirs, configs[part], text)
-        found[part] = {_renamed(key, names): value for key, value in theirs.items()}
-        found[part] = {k: _shaped(part, k, v, to_file=False) for k, v in found[part].items()}
-    if text == "openclip":
-        found[ENCODER] = _split(found[ENCODER])
+        if part in TEXT_PREFIXES[text]:
+            theirs = _without_unused(part, theirs, configs[part], text)
+        state_ = {_renamed(key, names): value for key, value in theirs.items()}
+        state_ = {k: _shaped(part, k, v, to_file=False) for k, v in state_.items()}
+        found[part] = _split(state_) if is_openclip(part, text) else state_
     return found
+
+
+def is_openclip(part: str, text: Text) -> bool:
+    """Return whether a part is a text encoder with OpenCLIP's names, and not CLIP's."""
+    return part == ENCODER_2 or (part == ENCODER and text == "openclip")
 
 
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -80,6 +88,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     },
     VAE: {"block_out_channels": (64,), "layers_per_block": 1},
     ENCODER: {"num_hidden_layers": 12},
+    ENCODER_2: {"num_hidden_layers": 12},
 }
 """What a config that is silent means: the defaults of diffusers' and transformers' classes."""
 
@@ -94,7 +103,9 @@ def names_of(part: str, config: Mapping[str, Any], text: Text) -> dict[str, str]
         return dict(_unet(config))
     if part == VAE:
         return dict(_vae(config))
-    return dict(_openclip(config)) if text == "openclip" else {"text_model": "text_model"}
+    if not is_openclip(part, text):
+        return {"text_model": "text_model"}
+    return dict(_openclip(config)) | _PROJECTED[part]
 
 
 Pairs = Iterable[tuple[str, str]]
@@ -102,6 +113,8 @@ Pairs = Iterable[tuple[str, str]]
 _UNET_ENDS = (
     ("time_embedding.linear_1", "time_embed.0"),
     ("time_embedding.linear_2", "time_embed.2"),
+    ("add_embedding.linear_1", "label_emb.0.0"),
+    ("add_embedding.linear_2", "label_emb.0.2"),
     ("conv_in", "input_blocks.0.0"),
     ("conv_norm_out", "out.0"),
     ("conv_out", "out.2"),
@@ -188,7 +201,6 @@ _OPENCLIP_ENDS = (
     ("text_model.embeddings.token_embedding", "token_embedding"),
     ("text_model.embeddings.position_embedding.weight", "positional_embedding"),
     ("text_model.final_layer_norm", "ln_final"),
-    ("text_projection", "text_projection"),
 )
 _OPENCLIP_LAYER = (
     ("layer_norm1", "ln_1"),
@@ -197,6 +209,15 @@ _OPENCLIP_LAYER = (
     ("mlp.fc2", "mlp.c_proj"),
     ("self_attn", "attn"),
 )
+
+
+_PROJECTION = "text_projection"
+_LINEAR_PROJECTION = f"{_PROJECTION}.weight"
+_PROJECTED: Mapping[str, Mapping[str, str]] = {
+    ENCODER: {_PROJECTION: _PROJECTION},  # SD2's, which is not used
+    ENCODER_2: {_LINEAR_PROJECTION: _PROJECTION},
+}
+"""OpenCLIP's projection is a matrix (D, P), that of transformers a linear layer (P, D)."""
 
 
 def _openclip(config: Mapping[str, Any]) -> Pairs:
@@ -211,24 +232,33 @@ def _below(ours: str, theirs: str, names: Pairs) -> Pairs:
 
 
 def _prefixes(text: Text) -> dict[str, str]:
-    return {DENOISER: UNET_PREFIX, VAE: VAE_PREFIX, ENCODER: TEXT_PREFIXES[text]}
+    return {DENOISER: UNET_PREFIX, VAE: VAE_PREFIX, **TEXT_PREFIXES[text]}
+
+
+def beginning(key: str, names: Mapping[str, str]) -> str:
+    """Return the longest beginning of a key that has a name; '' if there is none."""
+    while key and key not in names:
+        key = key.rpartition(".")[0]
+    return key
 
 
 def _renamed(key: str, names: Mapping[str, str]) -> str:
     """The key with its longest named beginning replaced."""
-    beginning = key
-    while beginning not in names:
-        beginning, dot, _ = beginning.rpartition(".")
-        if not dot:
-            raise UserError(
-                f"'{key}' is no tensor of this kind of Stable Diffusion.",
-                "Choose a model of the same kind as the base model.",
-            )
-    return names[beginning] + key[len(beginning) :]
+    known = beginning(key, names)
+    if not known:
+        raise UserError(
+            f"'{key}' is no tensor of this kind of Stable Diffusion.",
+            "Choose a model of the same kind as the base model.",
+        )
+    return names[known] + key[len(known) :]
 
 
 def _shaped(part: str, key: str, value: torch.Tensor, to_file: bool) -> torch.Tensor:
-    """The VAE's attention is made of 1x1 convolutions in the file, of linear layers in diffusers."""
+    """The VAE's attention is made of 1x1 convolutions in the file, of linear layers in diffusers; a text
+    projection lies across.
+    """
+    if key == _LINEAR_PROJECTION:
+        return value.T.contiguous()
     is_linear = part == VAE and ".attentions." in key and key.endswith(".weight") and "norm" not in key
     if not is_linear:
         return value
@@ -237,11 +267,11 @@ def _shaped(part: str, key: str, value: torch.Tensor, to_file: bool) -> torch.Te
 
 def _prepared(part: str, state: State, text: Text) -> dict[str, torch.Tensor]:
     """The state dict with what the file has and the module has not."""
-    if part != ENCODER:
+    if part not in TEXT_PREFIXES[text]:
         return dict(state)
     named = {with_text_model(key): value for key, value in state.items()}
-    if text == "openclip":
-        return _with_unused(_fused(named))
+    if is_openclip(part, text):
+        return _fused(named) if part == ENCODER_2 else _with_unused(_fused(named))
     return named | {POSITION_IDS: _position_ids(named)}
 
 
@@ -276,7 +306,7 @@ def _split(state: State) -> dict[str, torch.Tensor]:
     return split
 
 
-_LAYERS, _PROJECTION = "text_model.encoder.layers.", "text_projection"
+_LAYERS = "text_model.encoder.layers."
 
 
 def _with_unused(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -290,15 +320,14 @@ def _with_unused(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return state | unused | {_PROJECTION: projection}
 
 
-def _without_unused(theirs: State, config: Mapping[str, Any], text: Text) -> dict[str, torch.Tensor]:
+def _without_unused(
+    part: str, theirs: State, config: Mapping[str, Any], text: Text
+) -> dict[str, torch.Tensor]:
     """The file's text encoder without what diffusers' has no place for."""
-    if text == "clip":
+    if not is_openclip(part, text):
         named = {with_text_model(key): value for key, value in theirs.items()}
         return {k: v for k, v in named.items() if k.startswith("text_model.") and k != POSITION_IDS}
-    unused = (
-        f"transformer.resblocks.{config['num_hidden_layers']}.",
-        _PROJECTION,
-        "logit_scale",
-        "attn_mask",
-    )
+    unused: tuple[str, ...] = ("logit_scale", "attn_mask")
+    if part == ENCODER:
+        unused += (f"transformer.resblocks.{config['num_hidden_layers']}.", _PROJECTION)
     return {key: value for key, value in theirs.items() if not key.startswith(unused)}

@@ -1,14 +1,14 @@
 """The configs of a model in the original single-file layout, read off the shapes of its tensors.
 
-What no shape tells (heads, activations, the noise schedule) is constant in Stable Diffusion 1 and 2:
-CompVis/stable-diffusion configs/stable-diffusion/v1-inference.yaml and Stability-AI/stablediffusion
-configs/stable-diffusion/v2-inference.yaml.
+What no shape tells (heads, activations, the noise schedule) is constant in each generation:
+CompVis/stable-diffusion configs/stable-diffusion/v1-inference.yaml, Stability-AI/stablediffusion
+configs/stable-diffusion/v2-inference.yaml, Stability-AI/generative-models configs/inference/sd_xl_base.yaml.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..seams import DENOISER, VAE
@@ -29,26 +29,40 @@ SCHEDULER: Mapping[str, Any] = {
     "set_alpha_to_one": False,
     "skip_prk_steps": True,
 }
+SDXL_SCHEDULER = dict(SCHEDULER) | {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"}
 
 
 def configs_of(shapes: Shapes) -> dict[str, dict[str, Any]] | None:
-    """Return the configs of denoiser, VAE, text encoder and scheduler, or None if this is no SD1 or SD2.
+    """Return the configs of denoiser, VAE, text encoders and scheduler, or None if this is none that is
+    known.
 
     The scheduler's has no prediction type, and the denoiser's no sample size: no shape tells them.
     """
-    text = next((t for t, prefix in ldm.TEXT_PREFIXES.items() if _below(shapes, prefix)), None)
+    text = next((t for t, texts in ldm.TEXT_PREFIXES.items() if _has_all(shapes, texts.values())), None)
     if text is None:
         return None
-    encoders = {"clip": _clip, "openclip": _openclip}
     try:
         return {
             DENOISER: _unet(_below(shapes, ldm.UNET_PREFIX)),
-            VAE: _vae(_below(shapes, ldm.VAE_PREFIX)),
-            ldm.ENCODER: encoders[text](_below(shapes, ldm.TEXT_PREFIXES[text])),
-            "scheduler": dict(SCHEDULER),
+            VAE: _vae(_below(shapes, ldm.VAE_PREFIX)) | _VAE_OF.get(text, {}),
+            "scheduler": dict(SDXL_SCHEDULER if text == "both" else SCHEDULER),
+            **{
+                encoder: _encoder(encoder, text)(_below(shapes, prefix))
+                for encoder, prefix in ldm.TEXT_PREFIXES[text].items()
+            },
         }
     except (KeyError, IndexError):  # a tensor that every such model has is missing
         return None
+
+
+def _has_all(shapes: Shapes, prefixes: Iterable[str]) -> bool:
+    return all(any(name.startswith(prefix) for name in shapes) for prefix in prefixes)
+
+
+def _encoder(encoder: str, text: ldm.Text) -> Callable[[Shapes], dict[str, Any]]:
+    if encoder == ldm.ENCODER_2:
+        return _projected
+    return _openclip if ldm.is_openclip(encoder, text) else _clip
 
 
 def _below(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
@@ -87,6 +101,20 @@ def _unet(shapes: Shapes) -> dict[str, Any]:
         "use_linear_projection": is_linear,
         # a number of heads, whatever diffusers calls it: 8 in SD1, as many of width 64 as fit in SD2
         "attention_head_dim": [width // 64 for width in channels] if is_linear else 8,
+        **(_of_sdxl(shapes, blocks) if "label_emb.0.0.weight" in shapes else {}),
+    }
+
+
+def _of_sdxl(shapes: Shapes, blocks: list[list[int]]) -> dict[str, Any]:
+    """What SDXL's UNet has besides: deeper transformers, pooled text, and six sizes of 256 numbers each."""
+    depths = [
+        _count(shapes, f"input_blocks.{block[0]}.1.transformer_blocks.{{}}.norm1.weight") for block in blocks
+    ]
+    return {
+        "transformer_layers_per_block": [depth or 1 for depth in depths],
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": shapes["label_emb.0.0.weight"][1],
     }
 
 
@@ -101,6 +129,10 @@ def _vae(shapes: Shapes) -> dict[str, Any]:
         "latent_channels": shapes["decoder.conv_in.weight"][1],
         "scaling_factor": 0.18215,
     }
+
+
+_VAE_OF: Mapping[ldm.Text, Mapping[str, Any]] = {"both": {"scaling_factor": 0.13025, "force_upcast": True}}
+"""SDXL's VAE has SD's shapes and another scale; it overflows in fp16."""
 
 
 def _clip(shapes: Shapes) -> dict[str, Any]:
@@ -122,6 +154,15 @@ def _openclip(shapes: Shapes) -> dict[str, Any]:
         shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
         "gelu",
     )
+
+
+def _projected(shapes: Shapes) -> dict[str, Any]:
+    """OpenCLIP with all of its layers, and its projection."""
+    return _openclip(shapes) | {
+        "architectures": ["CLIPTextModelWithProjection"],
+        "num_hidden_layers": _count(shapes, "transformer.resblocks.{}.mlp.c_fc.weight"),
+        "projection_dim": shapes["text_projection"][1],
+    }
 
 
 def _text(table: tuple[int, ...], positions: int, layers: int, inner: int, activation: str) -> dict[str, Any]:

@@ -22,20 +22,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from .kohya import SD_PREFIXES, module_name
-
 if TYPE_CHECKING:
     import torch
+
+    from .naming import Naming
 
 Tensors = Mapping[str, "torch.Tensor"]
 
 
-def to_lycoris(
-    adapters: Mapping[str, Mapping[str, Tensors]], prefixes: Mapping[str, str] = SD_PREFIXES
-) -> dict[str, torch.Tensor]:
+def to_lycoris(adapters: Mapping[str, Mapping[str, Tensors]], naming: Naming) -> dict[str, torch.Tensor]:
     """Return the tensors of a LyCORIS file for layers by part ("unet", "text_encoder") and module path."""
     return {
-        f"{module_name(part, path, prefixes[part])}.{word}": tensor
+        f"{naming.name(part, path)}.{word}": tensor
         for part, layers in adapters.items()
         for path, tensors in layers.items()
         for word, tensor in tensors.items()

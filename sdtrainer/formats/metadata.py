@@ -23,6 +23,8 @@ ARCHITECTURES = {
     ("sd", False, True): ("sd_v1_v", "stable-diffusion-v1"),
     ("sd", True, False): ("sd_v2", "stable-diffusion-v2-512"),
     ("sd", True, True): ("sd_v2_v", "stable-diffusion-v2-768-v"),
+    ("sdxl", False, False): ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base"),
+    ("sdxl", False, True): ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base"),
 }
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample"}
 _MODULES = {

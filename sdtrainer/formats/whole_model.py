@@ -1,4 +1,4 @@
-"""A whole model as files hold it: the tensors and the config of each part, and the tokenizer's files.
+"""A whole model as files hold it: the tensors and the config of each part, and the tokenizers' files.
 
 Owns what the single file and the folder have in common: taking the model out of live modules, putting one
 into them, and the header entries by which a single file alone can be loaded again exactly.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..seams import Parts
 from ..section import UserError
-from . import diffusers_folder, ldm, legacy_pt, safetensors_file, tokenizer_files
+from . import diffusers_folder, ldm, safetensors_file, tokenizer_files
 from .kohya import with_text_model
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..seams import Precision
 
-CONFIG_KEY, TOKENIZER_KEY = "sdtrainer_base_config", "sdtrainer_tokenizer"
+CONFIG_KEY = "sdtrainer_base_config"
 SCHEDULER = "scheduler"
 MAX_TOKENIZER_BYTES = 200_000
 """Above this it is the common CLIP tokenizer of 49,408 words, which every program has."""
@@ -30,12 +30,14 @@ MAX_TOKENIZER_BYTES = 200_000
 
 @dataclass(frozen=True, eq=False)
 class WholeModel:
-    """`states`, `configs` are keyed by part, the latter also by "scheduler"; `tokenizer` is text by file."""
+    """`states`, `configs` are keyed by part, the latter also by "scheduler"; `tokenizers` are text by encoder
+    and file.
+    """
 
     family: str
     states: Mapping[str, ldm.State]
     configs: Mapping[str, Mapping[str, Any]]
-    tokenizer: Mapping[str, str]
+    tokenizers: Mapping[str, Mapping[str, str]]
 
     @property
     def text(self) -> ldm.Text:
@@ -43,15 +45,14 @@ class WholeModel:
 
 
 def layout_of(configs: ldm.Configs) -> ldm.Text:
-    return ldm.text_layout(configs[ldm.ENCODER]["hidden_size"])
+    """Return how a single file stores the text encoders of a model with these configs."""
+    return "both" if ldm.ENCODER_2 in configs else ldm.text_layout(configs[ldm.ENCODER]["hidden_size"])
 
 
 def take(parts: Parts) -> WholeModel:
     """Return the model in these modules, whose tensors are shared, not copied."""
-    (tokenizer,) = parts.tokenizers.values()
-    return WholeModel(
-        parts.facts.family, states_of(parts), _configs(parts), tokenizer_files.files_of(tokenizer)
-    )
+    tokenizers = {name: tokenizer_files.files_of(tokenizer) for name, tokenizer in parts.tokenizers.items()}
+    return WholeModel(parts.facts.family, states_of(parts), _configs(parts), tokenizers)
 
 
 def states_of(parts: Parts) -> dict[str, dict[str, torch.Tensor]]:
@@ -103,7 +104,7 @@ def _between(base: torch.Tensor, new: torch.Tensor, strength: float) -> torch.Te
 
 
 def write_file(path: Path, model: WholeModel, metadata: Mapping[str, str], precision: Precision) -> None:
-    """Write the original single-file layout, with the configs and a small tokenizer in its header."""
+    """Write the original single-file layout, with the configs and small tokenizers in its header."""
     state = ldm.to_ldm(model.states, model.configs, model.text)
     safetensors_file.write(path, state, dict(metadata) | _entries(model), precision)
 
@@ -128,29 +129,32 @@ def read_states(path: Path, configs: ldm.Configs) -> dict[str, dict[str, torch.T
     Raises:
         UserError: it is of another kind.
     """
-    if path.is_dir():
-        states = diffusers_folder.read(path)
-        named = {with_text_model(key): value for key, value in states[ldm.ENCODER].items()}
-        return states | {ldm.ENCODER: {k: v for k, v in named.items() if k != ldm.POSITION_IDS}}
-    return ldm.from_ldm(read_tensors(path), configs, layout_of(configs))
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a single file by their names in it, mapped from disk and not read.
-
-    Raises:
-        UserError: it is damaged, or holds program code.
-    """
     from safetensors.torch import load_file
 
-    if path.suffix.lower() in legacy_pt.SUFFIXES:
-        return legacy_pt.tensors_of(legacy_pt.read(path))
-    return load_file(path)
+    if path.is_dir():
+        return {part: _named_alike(part, state) for part, state in diffusers_folder.read(path).items()}
+    return ldm.from_ldm(load_file(path), configs, layout_of(configs))
 
 
-def inside(metadata: Mapping[str, str]) -> tuple[dict[str, Any] | None, dict[str, str] | None]:
-    """Return the configs and the tokenizer's files that a single file's header carries, or None for each."""
-    return _json(metadata, CONFIG_KEY), _json(metadata, TOKENIZER_KEY)
+def _named_alike(part: str, state: ldm.State) -> dict[str, torch.Tensor]:
+    """Text encoders by one version's names, whichever stored them."""
+    if part not in (ldm.ENCODER, ldm.ENCODER_2):
+        return dict(state)
+    named = {with_text_model(key): value for key, value in state.items()}
+    return {key: value for key, value in named.items() if key != ldm.POSITION_IDS}
+
+
+def inside(metadata: Mapping[str, str]) -> tuple[dict[str, Any] | None, dict[str, dict[str, str]]]:
+    """Return what a single file's header carries: the configs or None, and the files of tokenizers by text
+    encoder.
+    """
+    found = {encoder: _json(metadata, tokenizer_key(encoder)) for encoder in (ldm.ENCODER, ldm.ENCODER_2)}
+    return _json(metadata, CONFIG_KEY), {encoder: texts for encoder, texts in found.items() if texts}
+
+
+def tokenizer_key(encoder: str) -> str:
+    """Return the name of a tokenizer's entry in the header."""
+    return f"sdtrainer_{diffusers_folder.tokenizer_folder(encoder)}"
 
 
 def _json(metadata: Mapping[str, str], key: str) -> dict[str, Any] | None:
@@ -162,11 +166,14 @@ def _json(metadata: Mapping[str, str], key: str) -> dict[str, Any] | None:
 
 
 def _entries(model: WholeModel) -> dict[str, str]:
-    """What the header says beyond the usual. The new form of the tokenizer can be made from the older one."""
-    older = {k: text for k, text in model.tokenizer.items() if k != tokenizer_files.NEW_FORM}
+    """What the header says beyond the usual. The new form of a tokenizer can be made from the older one."""
     entries = {CONFIG_KEY: json.dumps(model.configs)}
-    text = json.dumps(older, ensure_ascii=False)
-    return entries | ({TOKENIZER_KEY: text} if len(text.encode()) < MAX_TOKENIZER_BYTES else {})
+    for encoder, texts in model.tokenizers.items():
+        older = {k: text for k, text in texts.items() if k != tokenizer_files.NEW_FORM}
+        text = json.dumps(older, ensure_ascii=False)
+        if len(text.encode()) < MAX_TOKENIZER_BYTES:
+            entries[tokenizer_key(encoder)] = text
+    return entries
 
 
 def _state(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..formats import adapter_file, lycoris
+from ..formats.naming import naming_of
 from ..formats.safetensors_file import read_header, write
 from ..seams import BYTES, DENOISER, ExportOrder, Facts, LearningRates, Method, ParamGroup, Parts, Precision
 from . import targets
@@ -156,7 +157,7 @@ def merge(parts: Parts, file: Path, strength: float) -> None:
 
     header, state = read_header(file), load_file(file)
     modules = {FILE_PARTS.get(part, part): module for part, module in parts.modules.items()}
-    found = adapter_file.read(state, paths(parts))
+    found = adapter_file.read(state, paths(parts), naming_of(parts.facts))
     found = adapter_file.with_header_alphas(found, header.metadata)
     touched = [
         (f"{part}.{path}", modules[part].get_submodule(path), tensors)

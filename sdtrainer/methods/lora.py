@@ -12,6 +12,7 @@ import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..formats import diffusers_names, kohya
+from ..formats.naming import naming_of
 from ..seams import GOALS, Card, Facts, LearningRates, ParamGroup, Parts
 from ..section import knob
 from . import lora_start
@@ -148,7 +149,9 @@ class Lora(Adapter):
             part: {path: tensors(layer, alpha) for path, layer in attached.items()}
             for part, attached in by_part(parts).items()
         }
-        return (kohya.to_kohya(adapters), {}) if layout == "webui" else diffusers_names.to_diffusers(adapters)
+        if layout == "webui":
+            return kohya.to_kohya(adapters, naming_of(parts.facts)), {}
+        return diffusers_names.to_diffusers(adapters)
 
     def provenance(self, section: LoraSection) -> dict[str, Any]:
         alpha = section.alpha * (math.sqrt(section.rank) if section.rank_stabilised else 1)

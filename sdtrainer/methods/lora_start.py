@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..formats import adapter_file, lycoris
+from ..formats.naming import naming_of
 from ..formats.safetensors_file import Header, TensorInfo, read_header
 from ..seams import Facts, Parts
 from ..section import UserError
@@ -57,13 +58,13 @@ def take_over(file: str, parts: Parts) -> None:
     """
     from safetensors.torch import load_file
 
-    header, attached = _header(file), by_part(parts)
-    _check_layers(file, adapter_file.read(header.tensors, paths(parts)), attached)
+    header, attached, naming = _header(file), by_part(parts), naming_of(parts.facts)
+    _check_layers(file, adapter_file.read(header.tensors, paths(parts), naming), attached)
     if any(
         p.is_meta for layers in attached.values() for layer in layers.values() for p in layer.parameters()
     ):
         return
-    found = adapter_file.read(load_file(Path(file).expanduser()), paths(parts))
+    found = adapter_file.read(load_file(Path(file).expanduser()), paths(parts), naming)
     for part, layers in adapter_file.with_header_alphas(found, header.metadata).items():
         for path, tensors in layers.items():
             _copy(attached[part][path], tensors)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..formats import lycoris
+from ..formats.naming import naming_of
 from ..seams import GOALS, Facts, LearningRates, Parts
 from ..section import UserError, knob
 from . import targets
@@ -49,7 +50,7 @@ class LycorisAdapter(Adapter):
             part: {path: self.tensors(layer) for path, layer in attached.items()}
             for part, attached in by_part(parts).items()
         }
-        return lycoris.to_lycoris(adapters), {}
+        return lycoris.to_lycoris(adapters, naming_of(parts.facts)), {}
 
     def tensors(self, layer: Any) -> dict[str, torch.Tensor]:
         """Return the tensors of the file for one peft layer, by LyCORIS' word."""

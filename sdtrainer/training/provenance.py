@@ -25,7 +25,7 @@ def metadata(training: Training, step: int) -> dict[str, str]:
             name=config.run.name,
             method=config.method.kind,
             family=plan.facts.family,
-            is_v2=plan.facts.text_width == 1024,
+            is_v2=plan.facts.family == "sd" and plan.facts.text_width == 1024,
             prediction_type=plan.facts.prediction_type,
             base_name=plan.facts.path,
             resolution=(side, side),

@@ -17,7 +17,11 @@ KIND_WORDS: dict[Kind, str] = {
     "words": "words",
     "others": "other",
 }
-PART_WORDS = {DENOISER: "Denoiser (UNet): paints", "text_encoder": "Text encoder: reads the prompt"}
+PART_WORDS = {
+    DENOISER: "Denoiser (UNet): paints",
+    "text_encoder": "Text encoder: reads the prompt",
+    "text_encoder_2": "Larger text encoder: reads it, too",
+}
 STRIPES: tuple[Kind, ...] = ("convolutions", "attention", "feed-forward")
 WIDE, GAP, TALL, STEP, BASE = 40, 6, 168, 27, 186
 ROW, ROW_WIDE = 13, 150

@@ -16,18 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import config as configs
+from .. import files
 from .. import workspace as workspaces
 from ..__main__ import parser
 from ..presets import preset
 from ..section import UserError, override
 from ..workspace import Workspace, create_run
+from .train import config_of
 
 if TYPE_CHECKING:
     from ..bench.cells import Cell
 
 
 def main(argv: Sequence[str]) -> int:
-    own = {"memory": _memory, "cell": _cell}
+    own = {"memory": _memory, "settings": _settings, "cell": _cell}
     if argv and argv[0] in own:
         return own[argv[0]](argv[1:])
     return _speed(argv)
@@ -114,6 +116,36 @@ def _told(names: Iterator[str], kept: dict[str, Any], file: Path, total: int) ->
         print(f"[{number}/{total}] {name}:{said}, {gone:.0f} s gone", file=sys.stderr, flush=True)
     print(report.as_text(rows.rows(kept["cells"])), file=sys.stderr)
     print(page, flush=True)
+    return 0
+
+
+def _settings(argv: Sequence[str]) -> int:
+    from ..bench import child, drawing, outcomes, settings
+    from ..fitting import draft
+
+    arguments = parser("bench")
+    arguments.add_argument(
+        "words",
+        nargs="*",
+        help="a run file (the starter's preset if not given), then path=value to change it",
+    )
+    arguments.add_argument("--images", type=int, default=settings.IMAGES, help="shown in each run")
+    arguments.add_argument("--json", action="store_true", help="for programs")
+    arguments.add_argument("--picture", type=Path, metavar="FILE.svg", help="draw the time of a step")
+    given = arguments.parse_intermixed_args(argv)
+    run = given.words.pop(0) if given.words and "=" not in given.words[0] else None
+    values = configs.with_changes(preset("starter").values, given.words)
+    config = config_of(Path(run), given.words) if run else configs.build(values)
+    home, machine = workspaces.default(), child.machine_of(child.look())
+    plan = draft(config, home, machine)[0].plan
+    for progress in settings.compare(plan, machine, home, given.images, child.setting):
+        if progress.now:
+            left = "" if progress.seconds_left is None else f", {progress.seconds_left:.0f} s left"
+            said = f"[{progress.done + 1}/{progress.total}] {progress.now}{left}"
+            print(said, file=sys.stderr, flush=True)
+    if given.picture:
+        files.write_text(given.picture, drawing.bars(outcomes.times(progress.found), "Seconds per step"))
+    print(outcomes.as_json(progress.found) if given.json else outcomes.as_text(progress.found), flush=True)
     return 0
 
 

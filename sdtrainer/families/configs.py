@@ -1,0 +1,108 @@
+"""The small files that say what a base model is: index and configs of a diffusers folder or a hub repository.
+
+Reads JSON alone, no weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..formats.diffusers_folder import INDEX, Component
+from ..section import UserError
+
+SCHEDULER = "scheduler"
+_SCHEDULER_FILE = "scheduler/scheduler_config.json"
+_Read = Callable[[str], dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder or a repository of the hub, and how its files are read; `index` is its model_index.json."""
+
+    path: str
+    layout: Literal["folder", "hub"]
+    index: Mapping[str, Any]
+    read: _Read
+
+    @property
+    def pipeline(self) -> str:
+        """The class of pipeline that the model was made for; '' if it does not say."""
+        return str(self.index.get("_class_name", ""))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A base model with the configs of its parts and scheduler; `why` ends a sentence for the user."""
+
+    path: str
+    layout: Literal["folder", "hub", "file"]
+    configs: Mapping[str, Any]
+    why: str
+
+
+def place_of(path: str) -> Place | None:
+    """Return what lies at a path or hub id, or None if it is no diffusers model."""
+    folder = Path(path).expanduser()
+    layout: Literal["folder", "hub"] = "folder"
+    if folder.is_dir():
+        read: _Read = lambda name: _read_json(folder / name)  # noqa: E731
+    elif not folder.exists() and path.count("/") == 1 and not path.startswith((".", "/", "~")):
+        layout, read = "hub", lambda name: _read_hub_json(path, name)
+    else:
+        return None
+    index = read(INDEX)
+    return None if index is None else Place(path, layout, index, read)
+
+
+def read(place: Place, components: Mapping[str, Component]) -> dict[str, Any]:
+    """Return the config of each part and of the scheduler.
+
+    Raises:
+        UserError: one is missing; it is named.
+    """
+    names = {part: f"{c.folder}/config.json" for part, c in components.items()} | {SCHEDULER: _SCHEDULER_FILE}
+    found = {part: place.read(name) for part, name in names.items()}
+    missing = [names[part] for part, values in found.items() if values is None]
+    if missing:
+        raise UserError(
+            f"Base model: '{place.path}' lacks {', '.join(missing)}.",
+            "Choose a complete diffusers folder.",
+            "base.path",
+        )
+    return found
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(
+            f"Base model: {path} is not valid JSON.", "Restore this file of the model.", "base.path"
+        ) from error
+
+
+def _read_hub_json(repo: str, name: str) -> dict[str, Any] | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return _read_json(Path(hf_hub_download(repo, name)))
+    except LocalEntryNotFoundError as error:
+        raise UserError(
+            f"Base model: '{repo}' is neither a folder here nor in the hub cache, and the hub cannot be "
+            f"reached.",
+            "Check the path, or go online once to download it.",
+            "base.path",
+        ) from error
+    except EntryNotFoundError:
+        return None
+    except (HfHubHTTPError, ValueError) as error:
+        raise UserError(
+            f"Base model: the hub does not give out '{repo}'.", "Check the id.", "base.path"
+        ) from error

@@ -1,0 +1,47 @@
+"""What a base model's layers are called in adapter files: a prefix for each part and, for the denoiser of
+SDXL, the names of the original model in place of diffusers'.
+
+Source of the names: networks/lora.py in kohya-ss/sd-scripts, which trains SD1 and SD2 under diffusers' names
+and SDXL under those of Stability-AI/generative-models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..seams import DENOISER, Facts
+from . import ldm
+from .kohya import SD_PREFIXES, SDXL_PREFIXES, module_name
+
+UNET = "unet"
+"""What files call the denoiser."""
+
+
+@dataclass(frozen=True)
+class Naming:
+    """`prefixes` by the file's word for a part. `original` are the names in the original layout of the UNet's
+    layers by those of diffusers; empty where adapter files have diffusers' names.
+    """
+
+    prefixes: Mapping[str, str]
+    original: Mapping[str, str] = field(default_factory=dict)
+
+    def path(self, part: str, path: str) -> str:
+        """Return a module path as the file has it, with dots: input_blocks.4.1.proj_in."""
+        known = ldm.beginning(path, self.original) if part == UNET else ""
+        return self.original[known] + path[len(known) :] if known else path
+
+    def name(self, part: str, path: str) -> str:
+        """Return the name of a module in the file: lora_unet_input_blocks_4_1_proj_in."""
+        return module_name(part, self.path(part, path), self.prefixes[part])
+
+
+SD_NAMING = Naming(SD_PREFIXES)
+
+
+def naming_of(facts: Facts) -> Naming:
+    """Return how adapter files for this base model name its layers."""
+    if facts.family != "sdxl":
+        return SD_NAMING
+    return Naming(SDXL_PREFIXES, ldm.names_of(DENOISER, facts.config[DENOISER], "both"))
