@@ -111,7 +111,7 @@ class Revised(Event):
 
 @dataclass(frozen=True)
 class RolledBack(Event):
-    """A non-finite loss: the run went back from `step` to `to_step`."""
+    """A loss that was no number, or a step that broke off: the run went back from `step` to `to_step`."""
 
     step: int
     to_step: int

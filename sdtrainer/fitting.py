@@ -46,10 +46,13 @@ class Option:
 
 @dataclass(frozen=True)
 class Axis:
-    """One setting that can save memory, its options from the fastest to the leanest."""
+    """One setting that can save memory, its options from the fastest to the leanest. `is_live`: it can change
+    in a running training.
+    """
 
     path: str
     options: Callable[[Plan], Sequence[Option]]
+    is_live: bool = False
 
     def is_free(self, plan: Plan) -> bool:
         section, name = self.path.split(".")
@@ -114,7 +117,9 @@ def _batch_parts(plan: Plan) -> Sequence[Option]:
         )
 
     size = plan.batch_size
-    return [option(parts) for parts in dict.fromkeys([*(2**n for n in range(size.bit_length())), size])]
+    return [
+        option(parts) for parts in sorted({*(2**n for n in range(size.bit_length())), plan.batch_parts, size})
+    ]
 
 
 def _weights(plan: Plan) -> Sequence[Option]:
@@ -179,10 +184,10 @@ AXES = (
     Axis("optim.name", _optimizers),
     Axis("train.weights", _weights),
     Axis("optim.fused_backward", _fused_backward),
-    Axis("train.batch_parts", _batch_parts),
+    Axis("train.batch_parts", _batch_parts, is_live=True),
     Axis("base.quantize", _frozen),
-    Axis("train.offload", _offload),
-    Axis("train.checkpointing", _checkpointing),
+    Axis("train.offload", _offload, is_live=True),
+    Axis("train.checkpointing", _checkpointing, is_live=True),
 )
 
 
@@ -238,6 +243,29 @@ def unknown(plan: Plan) -> list[Plan]:
     return list(found.values())
 
 
+def leaner(plan: Plan) -> tuple[Plan, str] | None:
+    """Return the next leaner plan by which a running training can go on, as a revision, and what changes, in
+    words; None if there is none.
+
+    What costs least comes first; settings that the user has fixed come last, as they change no result.
+    """
+    steps = [(axis, *step) for axis in AXES if axis.is_live and (step := _step_down(axis, plan))]
+    if not steps:
+        return None
+    _, cost, option = min(steps, key=lambda step: (not step[0].is_free(plan), step[1]))
+    return option.put(plan.revised()), f"{option.does}, {_cost(cost)}"
+
+
+def _step_down(axis: Axis, plan: Plan) -> tuple[float, Option] | None:
+    """Return the next leaner option of an axis that is legal, and how much slower it makes the plan."""
+    options = list(axis.options(plan))
+    now = next(number for number, option in enumerate(options) if option.put(plan) == plan)
+    for option in options[now + 1 :]:
+        if not option.why_not(option.put(plan)):
+            return option.slower / options[now].slower, option
+    return None
+
+
 def _put(plan: Plan, options: Sequence[Option]) -> Plan | None:
     for option in options:
         plan = option.put(plan)
@@ -277,9 +305,12 @@ def _choice(plan: Plan, axis: Axis, held: int, fits: bool) -> Choice | None:
     without = peak(estimate(options[0].put(plan)))
     if without - held < GIB / 20:
         return Choice(axis.path, chosen.value, f"{chosen.does}, for every byte counts here")
-    slower = f"about {chosen.slower - 1:.0%} slower" if chosen.slower > 1.05 else "hardly slower"
     saves = f"{_gib(held)} instead of {_gib(without)}"
-    return Choice(axis.path, chosen.value, f"{chosen.does}: {saves}, and {slower}")
+    return Choice(axis.path, chosen.value, f"{chosen.does}: {saves}, and {_cost(chosen.slower)}")
+
+
+def _cost(slower: float) -> str:
+    return f"about {slower - 1:.0%} slower" if slower > 1.05 else "hardly slower"
 
 
 def _gib(size: int) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 from dataclasses import dataclass
 from typing import Literal
@@ -69,6 +70,13 @@ def detect() -> Machine:
     if torch.backends.mps.is_available():
         return Machine("mps", Card("Apple GPU", memory.total, memory.available, (0, 0)), *base)
     return Machine("cpu", None, *base)
+
+
+def moves_card_memory() -> bool:
+    """Whether the card's driver moves memory into main memory rather than refuse more: on Windows, and in
+    Linux inside of it.
+    """
+    return platform.system() == "Windows" or "microsoft" in platform.release().lower()
 
 
 def quick() -> Machine:

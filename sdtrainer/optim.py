@@ -320,8 +320,8 @@ def for_evaluation(optimizer: torch.optim.Optimizer, row: Optimizer) -> Iterator
 
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     before = [p.detach().to("cpu", copy=True) for p in parameters]
-    optimizer.eval()  # type: ignore[attr-defined]
     try:
+        optimizer.eval()  # type: ignore[attr-defined]
         yield
     finally:
         optimizer.train()  # type: ignore[attr-defined]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from .data.captions import chunks_needed
-from .seams import Family, Parts
+from .seams import DENOISER, VAE, Family, Parts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+Bring = Callable[[Sequence[str]], None]
 
 
 @dataclass(frozen=True)
@@ -38,18 +41,26 @@ class Sampler:
         self.pipeline = family.pipeline(parts)
         self.pipeline.set_progress_bar_config(disable=True)
 
-    def draw(self, request: Request) -> Image:
+    def draw(self, request: Request, bring: Bring | None = None) -> Image:
         """Return the picture. Same request, same weights: same picture; the global random state is left
         alone.
         """
-        return self.draw_all([request])[0]
+        return self.draw_all([request], bring)[0]
 
-    def draw_all(self, requests: Sequence[Request]) -> list[Image]:
-        """Return the pictures of requests that differ only in prompt, negative prompt and seed."""
-        first = requests[0]
+    def draw_all(self, requests: Sequence[Request], bring: Bring | None = None) -> list[Image]:
+        """Return the pictures of requests that differ only in prompt, negative prompt and seed.
+
+        With `bring` it takes more time and less memory: it is asked to have only those parts on the device
+        that are at work, and large pictures are decoded in tiles.
+        """
+        first, is_frugal = requests[0], bring is not None
+        bring = bring or _leave
         with torch.no_grad(), evaluating(self.parts), self._autocast():
+            bring(self.parts.facts.encoders)
+            prompts = self._embed(requests)
+            bring((DENOISER,))
             latents = self.pipeline(
-                **self._embed(requests),
+                **prompts,
                 width=first.width,
                 height=first.height,
                 num_inference_steps=first.steps,
@@ -57,8 +68,13 @@ class Sampler:
                 generator=[torch.Generator("cpu").manual_seed(request.seed) for request in requests],
                 output_type="latent",
             ).images
-        with torch.no_grad():
+        bring((VAE,))
+        with torch.no_grad(), _tiled(self.parts.vae, is_frugal):
             return self._decode(latents)
+
+    def elsewhere(self, device: str) -> Sampler:
+        """Return a sampler that draws on another device, once the parts are there."""
+        return Sampler(self.family, self.parts, device, self.autocast)
 
     def _embed(self, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
         """What the pipeline is told of the prompts, and of the negative prompts."""
@@ -87,6 +103,22 @@ class Sampler:
         return torch.autocast(
             torch.device(self.device).type, self.autocast, enabled=self.autocast is not None
         )
+
+
+def _leave(names: Sequence[str]) -> None:
+    """Every part is where it should be."""
+
+
+@contextmanager
+def _tiled(vae: torch.nn.Module, is_on: bool) -> Iterator[None]:
+    if not is_on:
+        yield
+        return
+    vae.enable_tiling()
+    try:
+        yield
+    finally:
+        vae.disable_tiling()
 
 
 @contextmanager

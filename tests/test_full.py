@@ -27,7 +27,7 @@ from sdtrainer.methods.full import METHOD, FullSection
 from sdtrainer.seams import DENOISER, VAE, Batch, ExportOrder, Latents, LearningRates, Parts
 from sdtrainer.section import UserError
 from sdtrainer.training import checkpoint, setup
-from sdtrainer.training.loop import requests
+from sdtrainer.training.looking import requests
 from sdtrainer.training.step import TrainStep
 from sdtrainer.workspace import RunFolder
 

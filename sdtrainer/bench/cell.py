@@ -15,7 +15,7 @@ from ..hardware import Machine
 from ..plan import Phase
 from ..planner import Draft
 from ..training.control import Control
-from ..training.loop import requests
+from ..training.looking import requests
 from ..training.run import accelerator_of
 from ..training.setup import Training, move_to, prepare
 from ..workspace import Workspace

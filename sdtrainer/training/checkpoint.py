@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,23 @@ class Trained:
             "average": self.average.state_dict() if self.average is not None else None,
         }
 
+    def leave_card(self) -> None:
+        """Move optimizer state and average to main memory, for when no step follows."""
+        for state in self.optimizer.state.values():
+            state |= {name: value.cpu() for name, value in state.items() if isinstance(value, torch.Tensor)}
+        if self.average is not None:
+            self.average.to("cpu")
+
+    def start_anew(self, weights: Mapping[str, torch.Tensor], groups: Sequence[Mapping[str, Any]]) -> None:
+        """Take over the weights from before the first step and what the optimizer knew of its groups then."""
+        self.put(
+            weights, {"optimizer": {"state": {}, "param_groups": groups}, "scaler": None, "average": None}
+        )
+        if self.average is not None:
+            self.average.optimization_step = 0
+            for mean, weight in zip(self.average.shadow_params, self.weights().values(), strict=True):
+                mean.copy_(weight.detach())
+
     def put(self, weights: Mapping[str, torch.Tensor], rest: Mapping[str, Any]) -> None:
         """Take over a state exactly. Raises UserError if it belongs to other settings."""
         mine = self.weights()
@@ -64,6 +81,7 @@ class Trained:
         with torch.no_grad():
             for name, parameter in mine.items():
                 parameter.copy_(weights[name])
+        self.optimizer.state.clear()  # for a moment there would be two
         with as_if_fp32(list(mine.values())):
             self.optimizer.load_state_dict(rest["optimizer"])
         if rest["scaler"] is not None and self.accelerator.scaler is not None:

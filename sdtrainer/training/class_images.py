@@ -6,20 +6,36 @@ files alone: what was killed or deleted is drawn again, the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from accelerate import Accelerator
 
 from .. import files
 from ..data.census import Census, Sample
-from ..events import Event, PhaseBegan, Progress
+from ..events import Event, PhaseBegan, Progress, Said
 from ..plan import CLASS_IMAGE_BATCH, Plan
-from ..sample import Request, Sampler
+from ..sample import Bring, Request, Sampler
 from ..seeds import seed_of
 from .pace import Pace
+from .shortage import first_that_fits
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
-def draw(census: Census, plan: Plan, sampler: Sampler, accelerator: Accelerator) -> Iterator[Event]:
+@dataclass(frozen=True)
+class Moves:
+    """How parts of the model come to the card: all that drawing needs, or only those named."""
+
+    all_for_drawing: Callable[[], None]
+    only: Bring
+
+
+def draw(
+    census: Census, plan: Plan, sampler: Sampler, accelerator: Accelerator, moves: Moves
+) -> Iterator[Event]:
     """Draw the class images that are missing; several processes share them, and end together."""
     # each in the same company every time, as the last bits of a picture depend on it
     numbered, size = list(enumerate(census.samples)), CLASS_IMAGE_BATCH
@@ -28,10 +44,12 @@ def draw(census: Census, plan: Plan, sampler: Sampler, accelerator: Accelerator)
     missing = [group for group in mine if not all(sample.file.exists() for _, sample in group)]
     if missing:
         yield PhaseBegan("prior", f"Drawing class images: {plan.config.prior.class_prompt.strip()}")
-    total, done, pace = sum(map(len, missing)), 0, Pace()
+    total, done, pace, how = sum(map(len, missing)), 0, Pace(), ""
     for group in missing:
         yield Progress(done, total, "class images", pace.seconds_left(done, total))
-        _draw_group(group, plan, sampler)
+        usual, how = how, _draw_group(group, plan, sampler, moves)
+        if how not in ("", usual):
+            yield Said("warning", f"The card ran out of memory: class images are drawn {how}.")
         done += len(group)
     if missing:
         yield Progress(total, total, "class images", 0.0)
@@ -48,8 +66,26 @@ def request_of(number: int, sample: Sample, plan: Plan) -> Request:
     )  # fmt: skip
 
 
-def _draw_group(group: Sequence[tuple[int, Sample]], plan: Plan, sampler: Sampler) -> None:
-    drawn = sampler.draw_all([request_of(number, sample, plan) for number, sample in group])
+def _draw_group(group: Sequence[tuple[int, Sample]], plan: Plan, sampler: Sampler, moves: Moves) -> str:
+    """Where memory is short: one at a time, and at last on the processor. Return how, if not as usual."""
+    requests = [request_of(number, sample, plan) for number, sample in group]
+
+    def together() -> tuple[list[Image], str]:
+        moves.all_for_drawing()
+        return sampler.draw_all(requests), ""
+
+    def one_by_one() -> tuple[list[Image], str]:
+        return [sampler.draw(request, moves.only) for request in requests], "one at a time"
+
+    def on_the_processor() -> tuple[list[Image], str]:
+        moves.only(())
+        slow = sampler.elsewhere("cpu")
+        return [slow.draw(request) for request in requests], "on the processor, which takes long"
+
+    # layers that wait in main memory come to the card by themselves
+    last = () if plan.offloaded else (on_the_processor,)
+    drawn, how = first_that_fits(together, together, one_by_one, *last)
     for (_, sample), image in zip(group, drawn, strict=True):
         if not sample.file.exists():
             files.write(sample.file, lambda part, image=image: image.save(part, format="PNG"))
+    return how

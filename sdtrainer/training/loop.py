@@ -9,35 +9,36 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import torch
 from accelerate.utils import broadcast_object_list
 
-from .. import files, optim, planner
+from .. import files, optim
 from ..events import (
     Event,
     Paused,
     Resumed,
     RolledBack,
     Said,
-    Sampled,
     Saved,
     Stepped,
     Suspended,
-    Validated,
 )
-from ..sample import Request
+from ..hardware import moves_card_memory
+from ..section import UserError
 from ..seeds import seed_of
 from . import checkpoint
 from .control import Control
 from .guard import Guard
+from .looking import look
 from .pace import Pace
 from .recovery import Recovery
-from .setup import Training, move_to
+from .setup import Training
+from .shortage import ran_out
+from .spill import Spill
 from .step import in_parts, to_device
 from .updates import Updates
-from .validate import validation_loss
 
 SNAPSHOT_EVERY = 50
 ORDERS_EVERY = 8
@@ -56,6 +57,8 @@ class Loop:
         self._rates: dict[str, float] = {}
         self._recovery = Recovery(training)
         self._updates = Updates(training.trained, training.plan)
+        self._is_torn = False
+        self._spill = spill_watch(training.plan.device)
 
     @property
     def total(self) -> int:
@@ -69,7 +72,9 @@ class Loop:
             yield from self._obey()
             if self.ending != "finished":
                 break
-            self._train()
+            is_taken = yield from self._attempt()
+            if not is_taken:
+                continue
             bad = self._guard.tripped(before=self.step - 2)
             if bad is not None:
                 yield from self._roll_back(bad)
@@ -77,8 +82,38 @@ class Loop:
                 yield from self._settled(self._milestone())
             elif self._pace.is_due():
                 yield self._report()
+                yield from self._spilt()
         if self.ending != "finished":
             yield from self._close_early()
+
+    def _attempt(self) -> Generator[Event, None, bool]:
+        """Take one step. If the card's memory runs out in it, make room instead, and return False: the same
+        step is to be taken again.
+        """
+        try:
+            self._train()
+            return True
+        except RuntimeError as error:
+            # several processes take each step together: one of them cannot take it again
+            if not ran_out(error) or self.training.accelerator.num_processes > 1:
+                raise
+        yield from self._make_room()
+        return False
+
+    def _make_room(self) -> Iterator[Event]:
+        is_torn, self._is_torn = self._is_torn, False
+        try:
+            for event in self._recovery.make_room(self.step, is_torn):
+                if isinstance(event, RolledBack):
+                    self._go_back_to(event.to_step)
+                yield event
+        except UserError:
+            if self._guard.settle() is None:
+                yield from self._save()
+            raise
+        self._pace.rest()
+        if self._spill is not None:
+            self._spill.forget()
 
     def _train(self) -> None:
         """One optimizer step. The only host-device traffic is the batch and the seed."""
@@ -98,10 +133,12 @@ class Loop:
             self._unsaid.append((not_a_number, not_a_number))
             self.step += 1
             return
+        self._is_torn = plan.fused_backward
         self._updates.begin(self.step)
         loss = torch.zeros((), device=plan.device)
         for index in range(plan.accumulation):
             loss += self._backward(self.step * plan.accumulation + index, text_learns)
+        self._is_torn = True
         norm = self._updates.finish()
         if training.trained.average is not None:
             training.trained.average.step(self.parameters)
@@ -109,6 +146,7 @@ class Loop:
         # an overflow under loss scaling is ordinary: the scaler skips that step by itself
         self._guard.watch(self.step, *((loss,) if accelerator.scaler is not None else (loss, norm)))
         self._unsaid.append((loss, norm))
+        self._is_torn = False
         self.step += 1
         self._pace.tick()
 
@@ -154,26 +192,8 @@ class Loop:
         self._pace.rest()
 
     def _look(self, is_sampling: bool, is_validating: bool = True) -> Iterator[Event]:
-        """Validate and draw, with the weights that an export would have."""
-        training = self.training
-        if is_validating and training.held_out is not None:
-            with export_weights(training):
-                loss = validation_loss(training)
-            yield Validated(self.step, loss)
-        if is_sampling and training.is_main and training.plan.config.sample.prompts:
-            move_to(training.parts, training.plan, "sample")
-            for index, request in enumerate(requests(training.plan)):
-                yield self._draw(index, request)
-            move_to(training.parts, training.plan, "train")
+        yield from look(self.training, self.step, is_sampling, is_validating)
         self._pace.rest()
-
-    def _draw(self, index: int, request: Request) -> Sampled:
-        with export_weights(self.training):
-            image = self.training.sampler.draw(request)
-        path = self.training.folder.samples / f"{self.step:06d}-{index:02d}.png"
-        files.write(path, lambda part: image.save(part, format="PNG"))
-        relative = path.relative_to(self.training.folder.path).as_posix()
-        return Sampled(self.step, index, request.prompt, request.seed, relative)
 
     def _save(self) -> Iterator[Event]:
         training = self.training
@@ -186,12 +206,21 @@ class Loop:
         training.accelerator.wait_for_everyone()
 
     def _roll_back(self, bad: int) -> Iterator[Event]:
-        self._guard.forget()
-        self._unsaid = []
         for event in self._recovery.go_back(bad, self.step):
             if isinstance(event, RolledBack):
-                self.step = event.to_step
+                self._go_back_to(event.to_step)
             yield event
+
+    def _go_back_to(self, step: int) -> None:
+        self._guard.forget()
+        self._unsaid = []
+        self.step = step
+
+    def _spilt(self) -> Iterator[Event]:
+        """Warn if the driver moved memory of this run; from what was just reported."""
+        text = self._spill.look(self._pace.seconds_per_unit, memory_bytes("cuda")) if self._spill else ""
+        if text:
+            yield Said("warning", text)
 
     def _obey(self) -> Iterator[Event]:
         for word in self._orders():
@@ -267,40 +296,11 @@ class Loop:
         )
 
 
-def requests(plan: planner.Plan) -> list[Request]:
-    """The pictures that the plan draws each time."""
-    sample, side = plan.config.sample, max(plan.resolutions)
-    return [
-        Request(
-            prompt,
-            sample.negative,
-            sample.width or side,
-            sample.height or side,
-            sample.steps,
-            sample.guidance,
-            sample.seed + index,
-            plan.config.base.clip_skip,
-        )
-        for index, prompt in enumerate(sample.prompts)
-    ]
-
-
-@contextlib.contextmanager
-def export_weights(training: Training) -> Iterator[None]:
-    """Hold the weights that an export would have: the running average, or schedule-free's own."""
-    trained, parameters = training.trained, list(training.trained.weights().values())
-    with optim.for_evaluation(trained.optimizer, training.row):
-        if trained.average is None:
-            yield
-            return
-        kept = [parameter.data for parameter in parameters]
-        for parameter, mean in zip(parameters, trained.average.shadow_params, strict=True):
-            parameter.data = mean.to(parameter.device)  # in fp32, as a copy into bf16 weights would not be
-        try:
-            yield
-        finally:
-            for parameter, data in zip(parameters, kept, strict=True):
-                parameter.data = data
+def spill_watch(device: str) -> Spill | None:
+    """Return what watches for memory that the driver moves, where drivers do so."""
+    if device != "cuda" or not moves_card_memory():
+        return None
+    return Spill(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
 
 
 def memory_bytes(device: str) -> int:

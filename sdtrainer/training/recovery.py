@@ -1,17 +1,21 @@
-"""Recovery: when the loss stops being a number, the run goes back to its last good state and takes less risk.
+"""Recovery: when the loss stops being a number, the run goes back to its last good state and takes less risk;
+when the card's memory runs out, it takes the step again, and then by a leaner plan.
 
-Adapters are kept in main memory; what is too large for that comes back from the last checkpoint.
+Adapters are kept in main memory; what is too large for that comes back from the last checkpoint, or is made
+anew from the base model.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
-from .. import planner
-from ..events import Event, Revised, RolledBack
+from .. import fitting, planner
+from ..events import Event, Revised, RolledBack, Said
 from ..section import UserError
-from . import checkpoint
-from .setup import Training
+from . import checkpoint, shortage
+from .checkpoint import Trained
+from .setup import Training, attached_anew, rearrange
 
 SNAPSHOT_LIMIT = 2**30
 """Bytes of weights and optimizer state that are kept in main memory at most."""
@@ -30,6 +34,8 @@ class Recovery:
         self._fits_in_ram = count * STATE_BYTES < SNAPSHOT_LIMIT
         self._snapshot: checkpoint.Snapshot | None = None
         self._tries, self._last_bad = 0, -1
+        self._last_shortage: int | None = None
+        self._first_groups = copy.deepcopy(training.trained.optimizer.state_dict()["param_groups"])
 
     def keep(self, step: int) -> None:
         """Take the state of now for good. Also with every checkpoint, so that going back voids none."""
@@ -67,6 +73,55 @@ class Recovery:
         yield RolledBack(bad, back, text)
         yield Revised(back, training.plan.revision, why)
 
+    def make_room(self, step: int, is_torn: bool) -> Iterator[Event]:
+        """Have step `step`, in which the card's memory ran out, taken again: once as it was, as another
+        program may have had the memory for a moment; when it runs out again soon, by the next leaner plan.
+
+        `is_torn`: the weights may have changed in part, and the last good state is put in their place.
+
+        Raises:
+            UserError: no plan is leaner.
+        """
+        training = self._training
+        self._drop_gradients(is_torn)
+        shortage.free()
+        if is_torn:
+            back = self._restore()
+            why = f"The card ran out of memory while step {step} changed the weights: back to step {back}."
+            yield RolledBack(step, back, why)
+        else:
+            back = step
+        is_again = self._last_shortage is not None and step <= self._last_shortage + TRIES_FORGOTTEN_AFTER
+        self._last_shortage = step
+        if not is_again:
+            yield Said(
+                "warning",
+                f"The card ran out of memory at step {step}. What could be freed was, and the step is taken "
+                "again. Nothing was lost.",
+            )
+            return
+        found = fitting.leaner(training.plan)
+        if found is None:
+            raise UserError(
+                f"The card ran out of memory at step {step}, and nothing is left that would save any.",
+                "Close other programs that use the card, then resume. If there are none, start again with a "
+                "smaller resolution, batch or rank.",
+                "train.resolution",
+            )
+        plan, what = found
+        rearrange(training, plan)
+        yield Said(
+            "warning",
+            f"The card ran out of memory at step {step}: from here on {what}. Nothing was lost.",
+        )
+        yield Revised(back, plan.revision, what)
+
+    def _drop_gradients(self, is_torn: bool) -> None:
+        self._training.trained.optimizer.zero_grad(set_to_none=True)
+        scaler = self._training.accelerator.scaler
+        if is_torn and scaler is not None:
+            scaler.update(scaler.get_scale())  # it would take the next gradients for unscaled already
+
     def _restore(self) -> int:
         """Return the step of the state that now holds."""
         if self._snapshot is not None:
@@ -75,8 +130,7 @@ class Recovery:
         saved = checkpoint.saved(self._training.folder.checkpoints)
         if saved:
             return checkpoint.load(saved[-1], self._training.trained)
-        raise UserError(
-            "The loss stopped being a number before the first checkpoint.",
-            "Lower the learning rate, or choose fp32 or bf16.",
-            "optim.lr",
-        )
+        trained = self._training.trained
+        first = Trained(attached_anew(self._training), trained.optimizer, trained.accelerator, None)
+        trained.start_anew(first.weights(), self._first_groups)
+        return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -23,8 +24,10 @@ from ..section import UserError
 from ..workspace import RunFolder, Workspace
 from . import checkpoint, provenance
 from .control import Control
-from .loop import Loop, export_weights
+from .looking import export_weights
+from .loop import Loop
 from .setup import Training, decide, move_to, prepare
+from .shortage import first_that_fits, ran_out
 
 _MIXED = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
 
@@ -100,12 +103,10 @@ def record(folder: RunFolder, happenings: Iterator[Event]) -> Iterator[Event]:
 
 def failure_of(error: BaseException) -> Failed:
     """Say in a sentence what an unforeseen error means."""
-    import torch
-
-    if isinstance(error, torch.cuda.OutOfMemoryError):
+    if ran_out(error):
         return Failed(
             "The card ran out of memory.",
-            "Choose a smaller resolution or batch, or switch checkpointing on; then resume.",
+            "Close other programs that use it, then resume; or start again with a smaller resolution.",
         )
     if isinstance(error, OSError) and error.errno == 28:
         return Failed("The disk is full.", "Free some space, then resume; nothing was lost.")
@@ -136,7 +137,6 @@ def _export(training: Training, loop: Loop) -> Iterator[Event]:
     yield PhaseBegan("export", "Writing the file")
     path = None
     if training.is_main:
-        move_to(training.parts, training.plan, "export")
         order = ExportOrder(
             folder=training.folder.output,
             name=_export_name(training, loop.step),
@@ -144,8 +144,7 @@ def _export(training: Training, loop: Loop) -> Iterator[Event]:
             formats=tuple(training.plan.config.export.formats),
             metadata=provenance.metadata(training, loop.step),
         )
-        with export_weights(training):
-            paths = training.method.export(training.parts, training.plan.config.method, order)
+        paths = first_that_fits(*[partial(_write, training, order)] * 2)
         for path in paths:
             intact.read_back(path)  # what cannot be read back is no result
             yield Saved(loop.step, "export", _relative(path, training), files.size_of(path))
@@ -153,6 +152,14 @@ def _export(training: Training, loop: Loop) -> Iterator[Event]:
     training.accelerator.wait_for_everyone()
     if path is not None:
         yield Finished(loop.step, _relative(path, training), loop.ending == "stopped")
+
+
+def _write(training: Training, order: ExportOrder) -> list[Path]:
+    """Write the files with all of the model in main memory."""
+    move_to(training.parts, training.plan, "export")
+    training.trained.leave_card()
+    with export_weights(training):
+        return training.method.export(training.parts, training.plan.config.method, order)
 
 
 def _export_name(training: Training, step: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -30,14 +30,16 @@ from ..methods import method_of
 from ..plan import Phase, Plan
 from ..planner import Draft
 from ..sample import Sampler
-from ..seams import DENOISER, VAE, Conditioning, Family, Latents, Method, ParamGroup, Parts
+from ..seams import DENOISER, VAE, Family, Method, ParamGroup, Parts
 from ..section import UserError
 from ..workspace import RunFolder, Workspace
 from . import class_images, waiting
 from .checkpoint import Trained
+from .encoding import Encoding
 from .feed import Feed
 from .pace import Pace
 from .quantized import quantise
+from .shortage import first_that_fits
 from .step import TrainStep
 
 if TYPE_CHECKING:
@@ -116,10 +118,7 @@ def prepare(
     plan = draft.plan
     family, method = family or families.family_of(draft.facts), method_of(plan.config.method.kind)
     yield PhaseBegan("load", f"Loading {plan.facts.title}")
-    dtypes = {part: DTYPES[plan.place(part, "train").precision] for part in plan.facts.parts}
-    parts = family.load(plan.facts, plan.facts.parts, dtypes)
-    parts.facts = plan.facts
-    quantise(parts.denoiser, plan.frozen_as, plan.device)
+    parts = _loaded(plan, family)
     waiting.arm(parts.denoiser, plan.offloaded, plan.device)
     if plan.config.noise.zero_terminal_snr:
         parts.schedule = parts.schedule.rescaled()
@@ -127,11 +126,12 @@ def prepare(
     autocast = None if plan.precision == "fp32" else DTYPES[plan.precision]
     sampler = Sampler(family, parts, plan.device, autocast)
     if draft.class_images is not None and not plan.config.prior.folder:
-        move_to(parts, plan, "sample")
-        yield from class_images.draw(draft.class_images, plan, sampler, accelerator)
+        moves = class_images.Moves(partial(move_to, parts, plan, "sample"), partial(bring_only, parts, plan))
+        yield from class_images.draw(draft.class_images, plan, sampler, accelerator, moves)
     yield PhaseBegan("cache", "Preparing images and captions")
-    move_to(parts, plan, "cache")
-    making = _Making(plan, family, parts, _stores(plan, parts, Cache(workspace.cache)), accelerator)
+    first_that_fits(partial(move_to, parts, plan, "cache"), lambda: None)  # encoding moves what it needs
+    encoding = Encoding(plan, family, parts, autocast)
+    making = _Making(encoding, _stores(plan, parts, Cache(workspace.cache)), accelerator)
     yield from _left_out(draft.census, draft.validation, draft.class_images)
     loader = yield from _loader(_items(draft), making)
     held_out = None
@@ -141,7 +141,7 @@ def prepare(
     seed, rank, world = plan.config.train.seed, accelerator.process_index, accelerator.num_processes
     feed = Feed(loader, plan.batch_size, seed, rank, world)
     yield PhaseBegan("train", f"Teaching with {method.title}")
-    move_to(parts, plan, "train")
+    first_that_fits(*[partial(move_to, parts, plan, "train")] * 2)
     torch.manual_seed(plan.config.train.seed)
     rates = plan.config.optim
     groups = attach(method, parts, plan)
@@ -173,14 +173,49 @@ def prepare(
     )
 
 
+def attached_anew(training: Training) -> Parts:
+    """Return the model on the CPU as it was before the first step, its trained weights included."""
+    plan = training.plan
+    parts = _loaded(plan, training.family)
+    torch.manual_seed(plan.config.train.seed)
+    attach(training.method, parts, plan)
+    return parts
+
+
+def rearrange(training: Training, plan: Plan) -> None:
+    """Go on by a leaner plan, and keep it for those who resume."""
+    waiting.arm(training.parts.denoiser, plan.offloaded, plan.device, before=training.plan.offloaded)
+    training.plan = training.accelerator.unwrap_model(training.step_module).plan = plan
+    arm(training.parts, plan)
+    if training.is_main:
+        planner.save_plan(plan, training.folder)
+
+
+def _loaded(plan: Plan, family: Family) -> Parts:
+    dtypes = {part: DTYPES[plan.place(part, "train").precision] for part in plan.facts.parts}
+    parts = family.load(plan.facts, plan.facts.parts, dtypes)
+    parts.facts = plan.facts
+    quantise(parts.denoiser, plan.frozen_as, plan.device)
+    return parts
+
+
 def move_to(parts: Parts, plan: Plan, phase: Phase) -> None:
     """Put every part where the plan wants it in this phase."""
-    for part, module in parts.modules.items():
-        device = plan.place(part, phase).device
-        if part == DENOISER and plan.offloaded:
-            waiting.move(module, plan.offloaded, device)
-        else:
-            module.to(device)
+    for part in parts.modules:
+        _move(parts, plan, part, plan.place(part, phase).device)
+
+
+def bring_only(parts: Parts, plan: Plan, names: Sequence[str]) -> None:
+    """Have these parts on the card and no other: the others leave it first."""
+    for part in sorted(parts.modules, key=lambda part: part in names):
+        _move(parts, plan, part, plan.device if part in names else "cpu")
+
+
+def _move(parts: Parts, plan: Plan, part: str, device: str) -> None:
+    if part == DENOISER and plan.offloaded:
+        waiting.move(parts.denoiser, plan.offloaded, device)
+    else:
+        parts.modules[part].to(device)
 
 
 def attach(method: Method, parts: Parts, plan: Plan) -> list[ParamGroup]:
@@ -217,6 +252,15 @@ class _Stores:
     texts: TextStore
 
 
+@dataclass(frozen=True)
+class _Making:
+    """What filling the caches needs."""
+
+    encoding: Encoding
+    stores: _Stores
+    accelerator: Accelerator
+
+
 def _stores(plan: Plan, parts: Parts, cache: Cache) -> _Stores:
     text_model = "-".join(fingerprint(module) for module in parts.text_encoders.values())
     latents = LatentStore(cache, fingerprint(parts.vae), plan.place(VAE, "cache").precision)
@@ -239,13 +283,14 @@ def _items(draft: Draft) -> tuple[Item, ...]:
 
 def _loader(items: tuple[Item, ...], making: _Making) -> Generator[Event, None, Loader]:
     """Fill the caches for these images; returns the Loader of those that could be read."""
-    plan, stores, accelerator = making.plan, making.stores, making.accelerator
+    encoding, stores, accelerator = making.encoding, making.stores, making.accelerator
+    plan = encoding.plan
     mine = items[accelerator.process_index :: accelerator.num_processes]
     if plan.cache_latents:
         if accelerator.num_processes > 1:  # each fills its share first, then all find everything there
-            yield from _told(fill_latents(mine, stores.latents, making.encode), "images")
+            yield from _told(fill_latents(mine, stores.latents, encoding.encode), "images")
             accelerator.wait_for_everyone()
-        looking = fill_latents(items, stores.latents, making.encode)
+        looking = fill_latents(items, stores.latents, encoding.encode)
     else:
         looking = check_images(items, stores.latents.cache)
     filling = yield from _told(looking, "images")
@@ -253,12 +298,13 @@ def _loader(items: tuple[Item, ...], making: _Making) -> Generator[Event, None, 
         yield Said("warning", f"{problem.file} is left out: {problem.sentence}")
     items = _readable(items, filling)
     if plan.cache_text:
-        yield from _told(fill_text(captions_of(items), stores.texts, making.encode_text), "captions")
+        yield from _told(fill_text(captions_of(items), stores.texts, encoding.encode_text), "captions")
+    yield from encoding.warnings()
     return Loader(
         items,
         stores.latents if plan.cache_latents else None,
         stores.texts if plan.cache_text else None,
-        None if plan.cache_text else making.tokenize,
+        None if plan.cache_text else encoding.tokenize,
         keep_bytes=psutil.virtual_memory().available // 4,
     )
 
@@ -292,35 +338,6 @@ def _plain(section: DataSection) -> DataSection:
         "caption_dropout": 0.0,
     }
     return section.model_copy(update=chance)
-
-
-@dataclass(frozen=True)
-class _Making:
-    """What filling the caches needs."""
-
-    plan: Plan
-    family: Family
-    parts: Parts
-    stores: _Stores
-    accelerator: Accelerator
-
-    def tokenize(self, captions: list[str]) -> dict[str, torch.Tensor]:
-        return self.family.tokenize(self.parts, captions, self.plan.chunks)
-
-    def encode(self, pixels: torch.Tensor) -> Latents:
-        with torch.no_grad():
-            return self.family.encode_images(self.parts, pixels.to(self.plan.device))
-
-    def encode_text(self, captions: list[str]) -> Conditioning:
-        plan = self.plan
-        tokens = {name: ids.to(plan.device) for name, ids in self.tokenize(captions).items()}
-        sizes = torch.zeros(len(captions), 6, device=plan.device)
-        enabled = plan.precision != "fp32"
-        with (
-            torch.no_grad(),
-            torch.autocast(torch.device(plan.device).type, DTYPES[plan.precision], enabled=enabled),
-        ):
-            return self.family.encode_text(self.parts, tokens, plan.config.base.clip_skip, sizes)
 
 
 def _checkpoint_activations(module: torch.nn.Module) -> None:

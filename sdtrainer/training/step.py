@@ -18,7 +18,7 @@ from ..methods import method_of
 from ..plan import Plan
 from ..seams import Batch, Conditioning, Family, Latents, Noised, Parts
 
-V = TypeVar("V", Batch, torch.Tensor)
+V = TypeVar("V", Batch, Noised, torch.Tensor)
 
 
 class TrainStep(torch.nn.Module):
@@ -80,8 +80,11 @@ def in_parts(step: TrainStep, batch: Batch, generator: torch.Generator) -> list[
 
 
 def divided(value: V, parts: int) -> list[V]:
-    """Divide a tensor, or a batch, into so many parts as equal as can be, each of one image at least."""
-    size = len(value.weight) if isinstance(value, Batch) else len(value)
+    """Divide into so many parts, as equal as can be, each of one image at least. Of a dataclass the first
+    tensor tells how many images there are.
+    """
+    first = value if isinstance(value, torch.Tensor) else getattr(value, dataclasses.fields(value)[0].name)
+    size = len(first)
     parts = min(parts, size)
     bounds = [size * number // parts for number in range(parts + 1)]
     return [_each(value, lambda tensor, a=a, b=b: tensor[a:b]) for a, b in pairwise(bounds)]
@@ -93,7 +96,7 @@ def to_device(batch: Batch, device: str) -> Batch:
 
 
 def _each(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Return a batch with every tensor changed."""
+    """Return a dataclass with every tensor changed."""
     if isinstance(value, torch.Tensor):
         return change(value)
     if dataclasses.is_dataclass(value):

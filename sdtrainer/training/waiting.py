@@ -22,15 +22,21 @@ Place = tuple[dict[str, torch.nn.Parameter | None], str, torch.nn.Parameter]
 """Where a module keeps a parameter, its name there, and the parameter."""
 
 
-def arm(denoiser: torch.nn.Module, part: float, device: str) -> None:
-    """Make this part of the units come to `device` when they run; `move` says where the rest of them is."""
+def arm(denoiser: torch.nn.Module, part: float, device: str, before: float = 0.0) -> None:
+    """Make this part of the units wait in main memory and come to `device` when they run; `move` says where
+    the rest of them is. The part `before` does so already.
+    """
+    armed = {id(unit) for unit in _chosen(denoiser, before)}
     for unit in _chosen(denoiser, part):
+        if id(unit) in armed:
+            continue
         visit = _Visit(unit, device)
         unit.register_forward_pre_hook(visit.come)
         # also when it breaks off: recomputing ends as soon as the backward pass has what it needs
         unit.register_forward_hook(visit.go, always_call=True)
-        if torch.device(device).type == "cuda":
-            for _, _, parameter in _frozen_places(unit):
+        for _, _, parameter in _frozen_places(unit):
+            parameter.data = parameter.data.to("cpu")
+            if torch.device(device).type == "cuda":
                 with contextlib.suppress(RuntimeError):  # no more memory can be pinned: copying is slower
                     parameter.data = parameter.data.pin_memory()
 
