@@ -1,4 +1,7 @@
-"""Presets: partial configs in presets/*.toml, with what they are for, their source and what they promise."""
+"""Presets: partial configs in presets/*.toml, with what they are for, their source and what they promise.
+
+What only saves memory (8-bit optimizer, checkpointing) is left to "auto": it is chosen for the card at hand.
+"""
 
 from __future__ import annotations
 

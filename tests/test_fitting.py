@@ -187,7 +187,7 @@ def test_no_card_has_such_a_size(capsys: pytest.CaptureFixture[str], tmp_path: P
 
 
 def test_a_card_without_bf16_is_told_what_it_can_do(trainer: Trainer, sd: Any) -> None:
-    """fp16 needs exact weights and scaled losses: everything at once is too much for 8 GB, and less is not."""
+    """fp16 needs exact weights and scaled losses: all at once is too much for 8 GB, and less is not."""
     turing = imagined(8, capability=(7, 5))
     config = configs.build(override(sd(method=FULL).values(), {"train.precision": "auto"}))
     found = fitting.draft(config, trainer.workspace, turing)[1]
