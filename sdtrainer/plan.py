@@ -170,7 +170,8 @@ def resolve(
     facts = _with_prediction(facts, config)
     method.suits(config.method, facts)
     _check_formats(config, method)
-    diffusion.check(config.noise, facts.prediction_type)
+    if not facts.is_undecided:
+        diffusion.check(config.noise, facts.prediction_type)
     trained = method.trains(config.method, facts)
     choices = _Choices()
     given, config = config, with_trigger(config, census)
@@ -261,7 +262,7 @@ class _Choices:
 
 def _with_prediction(facts: Facts, config: Config) -> Facts:
     wanted = config.base.prediction_type
-    return facts if wanted == "auto" else replace(facts, prediction_type=wanted)
+    return facts if wanted == "auto" else replace(facts, prediction_type=wanted, is_undecided=False)
 
 
 def _precision(config: Config, machine: Machine, choices: _Choices) -> Precision:

@@ -33,7 +33,11 @@ BYTES: Mapping[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a base model before any weight is loaded."""
+    """What is known of a base model before any weight is loaded.
+
+    With `is_undecided` nothing says what it predicts: `prediction_type` is likely, and the loaded model is
+    asked (probe.py).
+    """
 
     family: str
     title: str
@@ -47,6 +51,7 @@ class Facts:
     text_width: int
     encoders: tuple[str, ...]
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    is_undecided: bool = False
 
     @property
     def parts(self) -> tuple[str, ...]:

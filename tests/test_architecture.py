@@ -21,6 +21,7 @@ ORDER = (
     "seams",
     "anatomy",
     "formats optim",
+    "recognition",
     "data families methods",  # these do not know each other
     "run_sections",
     "config",

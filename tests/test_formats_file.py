@@ -35,7 +35,7 @@ def test_written_tensors_come_back_in_their_precision(tmp_path, precision, dtype
     safetensors_file.write(path, tensors(), METADATA, precision)
     header, back = safetensors_file.read_header(path), load_file(path)
     size = {"F32": 4}.get(dtype, 2)
-    assert header.tensors == {
+    assert {name: info[:3] for name, info in header.tensors.items()} == {
         "lora_unet_a.lora_down.weight": (dtype, (4, 300), 1200 * size),
         "lora_unet_a.alpha": ("F32", (), 4),
         "count": ("I64", (3,), 24),
@@ -117,7 +117,8 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
 def test_the_header_of_the_librarys_own_files_is_read(tmp_path):
     save_file({"x": torch.zeros(2, 3)}, tmp_path / "plain.safetensors")
     header = safetensors_file.read_header(tmp_path / "plain.safetensors")
-    assert header.tensors == {"x": ("F32", (2, 3), 24)} and header.metadata == {}
+    assert header.tensors["x"][:3] == ("F32", (2, 3), 24) and header.metadata == {}
+    assert header.tensors.keys() == {"x"}
 
 
 @pytest.mark.parametrize(

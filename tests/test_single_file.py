@@ -21,12 +21,13 @@ from sdtrainer.events import Finished
 from sdtrainer.families import ASSETS, BaseSection, single_file
 from sdtrainer.formats import ldm, ldm_shapes, whole_model
 from sdtrainer.methods.full import METHOD, FullSection
+from sdtrainer.recognition import models
 from sdtrainer.seams import DENOISER, VAE, ExportOrder, Facts, Parts
 from sdtrainer.section import UserError
 
 ENCODER = ldm.ENCODER
 CAPTION = "a zib disc on a red ground"
-TELLING = (single_file._TELLING, "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias")
+TELLING = (models._TELLING, "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias")
 """The weight that tells SD 2.1-v from SD 2.1-base, in the file and in diffusers."""
 
 
@@ -231,5 +232,5 @@ def test_an_unknown_vocabulary_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_no_model_is_no_base(tmp_path: Path) -> None:
     file = tmp_path / "lora.safetensors"
     save_file({"lora_unet_x.lora_down.weight": torch.ones(2, 2)}, file)
-    with pytest.raises(UserError, match="nothing that can be trained"):
+    with pytest.raises(UserError, match="is a LoRA for a base model"):
         recognised(file)

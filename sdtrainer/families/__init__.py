@@ -7,6 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import recognition
+from ..recognition import Found
+from ..recognition.bases import BASES
 from ..section import UserError
 from .section import STARTER, BaseSection
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 FAMILIES = ("sd", "sdxl")
 ASSETS = Path(__file__).parents[2] / "assets"
 
-__all__ = ["ASSETS", "FAMILIES", "STARTER", "BaseSection", "family_of", "recognise"]
+__all__ = ["ASSETS", "FAMILIES", "STARTER", "BaseSection", "family_of", "recognise", "why_no_base"]
 
 
 @cache
@@ -33,16 +36,64 @@ def recognise(section: BaseSection) -> Facts:
     """Say what the base model is, without loading weights.
 
     Raises:
-        UserError: nothing known lies at the path.
+        UserError: nothing that can be trained lies at the path; says what does.
     """
     path = str(ASSETS / "starter-model") if section.path == STARTER else section.path
+    place = Path(path).expanduser()
+    if place.exists() and (refusal := _why_not(place)):
+        raise refusal
     for name in FAMILIES:
         facts = load_family(name).recognise(path)
         if facts is not None:
             return facts
-    raise UserError(
-        f"Base model: nothing that can be trained was found at '{section.path}'.",
-        "Give a diffusers folder (with model_index.json), a .safetensors file of a whole model, or a hub id "
-        "such as owner/name.",
-        "base.path",
+    raise _nothing(section.path)
+
+
+def why_no_base(path: str, found: Found) -> UserError | None:
+    """Return why what was found cannot be trained, or None if it can."""
+    name = Path(path).name
+    if found.kind == "unknown":
+        return _nothing(path)
+    if found.kind not in ("model", "folder"):
+        return _refused(f"{name} is {found.title}, not a base model", _remedy(found))
+    if found.variant:
+        return _refused(f"{name} is {found.title}", "Choose the ordinary version of this model.")
+    if BASES[found.base].family not in FAMILIES:
+        return _refused(f"{name} is {found.title}, which cannot be trained here yet", f"Choose {_known()}.")
+    if found.missing:
+        parts = " and ".join(found.missing)
+        return _refused(f"{name} lacks its {parts}", "Choose a complete version of this model.")
+    return None
+
+
+def _why_not(place: Path) -> UserError | None:
+    try:
+        return why_no_base(str(place), recognition.look(place))
+    except UserError as error:
+        return UserError(f"Base model: {error.what}", error.hint, "base.path")
+
+
+def _remedy(found: Found) -> str:
+    base = BASES.get(found.base)
+    wanted = f"a whole model of {base.title}" if base else "a whole model"
+    if found.kind == "adapter" and base and base.family in FAMILIES:
+        return f"Choose {wanted}, such as the one that it was made for."
+    return f"Choose {wanted if base and base.family in FAMILIES else _known()}."
+
+
+def _known() -> str:
+    """The base models that can be trained, in words."""
+    titles = [base.title for base in BASES.values() if base.family in FAMILIES]
+    return f"a whole model of {', '.join(titles[:-1])} or {titles[-1]}"
+
+
+def _refused(what: str, hint: str) -> UserError:
+    return UserError(f"Base model: {what}.", hint, "base.path")
+
+
+def _nothing(path: str) -> UserError:
+    return _refused(
+        f"nothing that can be trained was found at '{path}'",
+        "Give a diffusers folder (with model_index.json), a .safetensors or .ckpt file of a whole model, or "
+        "a hub id such as owner/name.",
     )

@@ -36,12 +36,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Found:
-    """A base model with the configs of its parts and scheduler; `why` ends a sentence for the user."""
+    """A base model with the configs of its parts and scheduler; `why` ends a sentence for the user. Where it
+    is undecided what the model predicts, the scheduler's config says what is likely.
+    """
 
     path: str
     layout: Literal["folder", "hub", "file"]
     configs: Mapping[str, Any]
     why: str
+    is_undecided: bool = False
 
 
 def place_of(path: str) -> Place | None:

@@ -43,6 +43,7 @@ def facts(family: str, title: str, found: Found, encoders: tuple[str, ...]) -> F
         text_width=denoiser["cross_attention_dim"],
         encoders=encoders,
         config=config,
+        is_undecided=found.is_undecided,
     )
 
 

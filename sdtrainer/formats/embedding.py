@@ -59,8 +59,14 @@ def is_one(path: Path) -> bool:
     """Return whether this is an embedding, by the names and shapes in it."""
     if path.suffix == ".safetensors" and path.is_file():
         header = safetensors_file.read_header(path)
-        return _is_embedding({name: info.shape for name, info in header.tensors.items()})
+        return bool(vectors_in({name: info.shape for name, info in header.tensors.items()}))
     return path.suffix in (".pt", ".bin") and path.is_file() and _is_legacy(legacy_pt.read(path))
+
+
+def vectors_in(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Return the names of the tensors that are an embedding's vectors; none if this is no embedding."""
+    chosen = _chosen(shapes)
+    return chosen if all(1 <= len(shapes[name]) <= 2 for name in chosen) else []
 
 
 def read(path: Path) -> Embedding:
@@ -115,12 +121,7 @@ def _legacy(embedding: Embedding, metadata: Mapping[str, str]) -> dict[str | int
 def _is_legacy(content: Mapping[Any, Any]) -> bool:
     inside = content.get("string_to_param", content)
     shapes = {str(name): tuple(getattr(value, "shape", ())) for name, value in inside.items()}
-    return _is_embedding(shapes)
-
-
-def _is_embedding(shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    chosen = _chosen(shapes)
-    return bool(chosen) and all(1 <= len(shapes[name]) <= 2 for name in chosen)
+    return bool(vectors_in(shapes))
 
 
 def _chosen(names: Mapping[str, Any]) -> list[str]:

@@ -95,7 +95,7 @@ def is_hypernetwork(path: Path) -> bool:
 
     Raises: UserError naming a .pt file that cannot be read.
     """
-    return path.suffix == ".pt" and path.is_file() and bool(_pairs(legacy_pt.read(path)))
+    return path.suffix == ".pt" and path.is_file() and bool(networks_in(legacy_pt.read(path)))
 
 
 def read(path: Path) -> Hypernetwork:
@@ -104,7 +104,7 @@ def read(path: Path) -> Hypernetwork:
     Raises: UserError naming the file if it is none, or is built in a way that is not known here.
     """
     content = legacy_pt.read(path)
-    pairs = _pairs(content)
+    pairs = networks_in(content)
     if not pairs:
         raise UserError(f"{path.name} is no hypernetwork.", "Choose a hypernetwork, as A1111 makes them.")
     try:
@@ -142,7 +142,8 @@ def write(
     legacy_pt.write(path, networks | words | dict(about))
 
 
-def _pairs(content: Mapping[Any, Any]) -> dict[int, tuple[State, State]]:
+def networks_in(content: Mapping[Any, Any]) -> dict[int, tuple[State, State]]:
+    """Return the networks of a file by the width of their context; none if it is no hypernetwork."""
     return {
         key: (_named(value[0]), _named(value[1]))
         for key, value in content.items()

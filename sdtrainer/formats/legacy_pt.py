@@ -1,4 +1,5 @@
-"""The older .pt files of A1111 (embeddings, hypernetworks), written so that its safe loader accepts them.
+"""The older files of torch: .ckpt and .bin are read, .pt (embeddings, hypernetworks) also written, so that
+A1111's safe loader accepts them.
 
 A1111's loader knows only the pickle stream that torch wrote before 1.6, and the zip members of old versions:
 what today's torch.save writes by itself is refused as malicious. Holds plain tensors, numbers and text alone.
@@ -6,12 +7,16 @@ what today's torch.save writes by itself is refused as malicious. Holds plain te
 
 from __future__ import annotations
 
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .. import files
 from ..section import UserError
+
+SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 
 
 def write(path: Path, content: Mapping[str | int, Any]) -> None:
@@ -34,7 +39,8 @@ def write(path: Path, content: Mapping[str | int, Any]) -> None:
 
 
 def read(path: Path) -> dict[str | int, Any]:
-    """Return the dictionary of a .pt file, tensors on the CPU. No pickled code is executed.
+    """Return the dictionary of a .ckpt, .pt or .bin file, tensors on the CPU, mapped from disk where they can
+    be. No pickled code is executed.
 
     Raises: UserError naming the file if it is missing, damaged, or holds more than tensors, numbers and text.
     """
@@ -45,17 +51,41 @@ def read(path: Path) -> dict[str | int, Any]:
 
     broken = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, struct.error)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        is_zip = _is_whole_zip(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except OSError as error:
         raise UserError(f"{path.name} cannot be read: {error.strerror}.", "Choose another file.") from error
     except broken as error:
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
+        named = f" ({foreign[1]})" if foreign else ""
         raise UserError(
-            f"{path.name} is damaged, or holds more than tensors, numbers and text.",
-            "Choose another file; files with program code inside are never opened.",
+            f"{path.name} is damaged, or holds more than tensors, numbers and text{named}.",
+            "Choose its .safetensors version, or another file; files with program code inside are never "
+            "opened.",
         ) from error
     if not isinstance(content, dict):
-        raise UserError(f"{path.name} holds no named values.", "Choose an embedding or hypernetwork file.")
+        raise UserError(f"{path.name} holds no named values.", "Choose another file.")
     return content
+
+
+def tensors_of(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the tensors in such a dictionary by name, or in the `state_dict` that it holds."""
+    state = content.get("state_dict", content)
+    named = state.items() if isinstance(state, Mapping) else ()
+    return {str(name): value for name, value in named if hasattr(value, "element_size")}
+
+
+def _is_whole_zip(path: Path) -> bool:
+    """Whether this is a zip file, as torch writes them since 1.6, with its directory at the end."""
+    with path.open("rb") as file:
+        begins_so = file.read(2) == b"PK"
+    if begins_so and not zipfile.is_zipfile(path):
+        raise UserError(
+            f"{path.name} is cut short: it has {path.stat().st_size:,} bytes and lacks the list of what it "
+            "holds, at the end.",
+            "Download or copy the file again.",
+        )
+    return begins_so
 
 
 def _plain(value: Any) -> Any:

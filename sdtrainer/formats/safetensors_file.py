@@ -28,11 +28,12 @@ _MAX_HEADER = 100_000_000
 
 
 class TensorInfo(NamedTuple):
-    """`dtype` as the file says it: F32, F16, BF16, I64 ..."""
+    """`dtype` as the file says it: F32, F16, BF16, I64 ... `start` is its first byte in the file."""
 
     dtype: str
     shape: tuple[int, ...]
     num_bytes: int
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,10 @@ def read_header(path: Path) -> Header:
     try:
         tensors = {
             name: TensorInfo(
-                info["dtype"], tuple(info["shape"]), info["data_offsets"][1] - info["data_offsets"][0]
+                info["dtype"],
+                tuple(info["shape"]),
+                info["data_offsets"][1] - info["data_offsets"][0],
+                start + info["data_offsets"][0],
             )
             for name, info in header.items()
         }
@@ -79,6 +83,23 @@ def read_header(path: Path) -> Header:
             "Download or copy the file again.",
         )
     return Header(metadata, tensors)
+
+
+def numbers(path: Path, info: TensorInfo) -> list[float]:
+    """Return the numbers of one small tensor, without torch.
+
+    Raises: UserError if the file cannot be read, or holds them in a format other than fp32, fp16 and bf16.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(info.start)
+            content = file.read(info.num_bytes)
+        if info.dtype == "BF16":  # the upper half of an fp32
+            content = b"".join(b"\0\0" + content[i : i + 2] for i in range(0, len(content), 2))
+        kind = {"F32": "f", "F16": "e", "BF16": "f"}[info.dtype]
+        return [value for (value,) in struct.iter_unpack(f"<{kind}", content)]
+    except (OSError, KeyError, struct.error) as error:
+        raise UserError(f"{path.name} cannot be read ({error}).", "Choose another file.") from error
 
 
 def write(

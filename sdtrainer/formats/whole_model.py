@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..seams import Parts
 from ..section import UserError
-from . import diffusers_folder, ldm, safetensors_file, tokenizer_files
+from . import diffusers_folder, ldm, legacy_pt, safetensors_file, tokenizer_files
 from .kohya import with_text_model
 
 if TYPE_CHECKING:
@@ -129,11 +129,22 @@ def read_states(path: Path, configs: ldm.Configs) -> dict[str, dict[str, torch.T
     Raises:
         UserError: it is of another kind.
     """
-    from safetensors.torch import load_file
-
     if path.is_dir():
         return {part: _named_alike(part, state) for part, state in diffusers_folder.read(path).items()}
-    return ldm.from_ldm(load_file(path), configs, layout_of(configs))
+    return ldm.from_ldm(read_tensors(path), configs, layout_of(configs))
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a single file by their names in it, mapped from disk and not read.
+
+    Raises:
+        UserError: it is damaged, or holds program code.
+    """
+    from safetensors.torch import load_file
+
+    if path.suffix.lower() in legacy_pt.SUFFIXES:
+        return legacy_pt.tensors_of(legacy_pt.read(path))
+    return load_file(path)
 
 
 def _named_alike(part: str, state: ldm.State) -> dict[str, torch.Tensor]:

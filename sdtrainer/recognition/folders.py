@@ -1,0 +1,100 @@
+"""Folders: a model as diffusers keeps it, or one part of such a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..formats.safetensors_file import TensorInfo, read_header
+from .bases import BASES, VARIANTS
+from .found import Found, Kind, Part, Prediction
+from .models import parts_of
+
+INDEX = "model_index.json"
+_PIPELINES: tuple[tuple[str, str], ...] = (
+    ("StableDiffusion3", "SD3"),
+    ("StableDiffusionXL", "SDXL"),
+    ("StableDiffusion", "SD1"),  # or SD2, by the width of its text
+    ("Flux", "Flux"),
+)
+"""How the class of a pipeline begins."""
+_CLASSES: Mapping[str, tuple[Kind, str]] = {
+    "UNet2DConditionModel": ("denoiser", "the denoiser of a model alone, as diffusers keeps it"),
+    "SD3Transformer2DModel": ("denoiser", "the denoiser of a model alone, as diffusers keeps it"),
+    "AutoencoderKL": ("vae", "a VAE, as diffusers keeps it"),
+    "ControlNetModel": ("controlnet", "a ControlNet, as diffusers keeps it"),
+    "MotionAdapter": ("other", "a motion module, as diffusers keeps it"),
+}
+_PART_FOLDERS: Mapping[str, str] = {
+    "unet": "denoiser", "transformer": "denoiser", "vae": "VAE", "text_encoder": "text encoder",
+    "text_encoder_2": "text encoder 2", "text_encoder_3": "text encoder 3",
+}  # fmt: skip
+
+
+def look(path: Path) -> Found | None:
+    """Return what lies in this folder, or None if it is no folder of a model."""
+    index = _json(path / INDEX)
+    if index is not None:
+        return _pipeline(path, index)
+    if (path / "adapter_config.json").is_file():
+        return Found("adapter", "an adapter as a folder of peft", "its adapter_config.json")
+    config = _json(path / "config.json") or {}
+    known = _CLASSES.get(str(config.get("_class_name", "")))
+    return Found(known[0], known[1], f"its config.json, a {config['_class_name']}") if known else None
+
+
+def _pipeline(path: Path, index: Mapping[str, Any]) -> Found | None:
+    name = str(index.get("_class_name", ""))
+    base = next((base for start, base in _PIPELINES if name.startswith(start)), "")
+    if not base:
+        return Found("other", f"a model of another kind ({name or 'without a name'})", f"its {INDEX}")
+    denoiser = _json(path / "unet" / "config.json") or _json(path / "transformer" / "config.json") or {}
+    base = _refined(base, index, denoiser)
+    variant = VARIANTS.get(denoiser.get("in_channels", 4), "")
+    return Found(
+        "folder",
+        f"{BASES[base].title}{f', for {variant}' if variant else ''}",
+        f"its {INDEX}, a {name}",
+        base=base,
+        variant=variant,
+        parts=tuple(part for folder, word in _PART_FOLDERS.items() for part in _weights(path / folder, word)),
+        prediction=_prediction(path, base),
+    )
+
+
+def _refined(base: str, index: Mapping[str, Any], denoiser: Mapping[str, Any]) -> str:
+    width = denoiser.get("cross_attention_dim")
+    if base == "SD1" and width == BASES["SD2"].text_width:
+        return "SD2"
+    if base == "SDXL" and index.get("text_encoder") == [None, None]:
+        return "SDXL refiner"
+    if base == "SD3" and denoiser.get("dual_attention_layers"):
+        return "SD3.5 medium"
+    return "SD3.5 large" if base == "SD3" and denoiser.get("num_layers") == 38 else base
+
+
+def _weights(folder: Path, word: str) -> tuple[Part, ...]:
+    files = sorted(file for file in folder.glob("*.safetensors") if not file.name.count(".fp16."))
+    tensors: dict[str, TensorInfo] = {}
+    for file in files or sorted(folder.glob("*.safetensors")):
+        tensors |= read_header(file).tensors
+    return parts_of(tensors, {word: ""}) if tensors else ()
+
+
+def _prediction(path: Path, base: str) -> Prediction:
+    if BASES[base].is_flow:
+        return Prediction("flow", "as all models of this kind do")
+    config = _json(path / "scheduler" / "scheduler_config.json")
+    if config is None:
+        return Prediction("epsilon", "as most such models do", is_decided=False)
+    return Prediction(config.get("prediction_type", "epsilon"), "as its scheduler says")
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
