@@ -9,6 +9,7 @@ from math import ceil, floor, log2
 from .rows import PHASES, WANTED, Row
 
 SIDE, LEFT, TOP = 520, 70, 50
+NAME_WIDTH = 400
 COLOURS = {"cache": "#8b8f99", "train": "#2f6fd6", "sample": "#d9822b"}
 _STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#555}.title{font-size:15px;fill:#222}"
@@ -49,15 +50,15 @@ def scatter(rows: Sequence[Row], title: str) -> str:
 def bars(values: Sequence[tuple[str, float, str]], title: str) -> str:
     """Draw one bar for each (name, value, value in words), the longest for the largest value."""
     width, height, most = 360, 26, max((value for _, value, _ in values), default=0) or 1
-    inner = _text(10, 28, title, "start", "title")
+    inner, left = _text(10, 28, title, "start", "title"), 10 + NAME_WIDTH
     for number, (name, value, words) in enumerate(values):
         top, length = TOP + height * number, width * value / most
         inner += _text(10, top + 14, name)
         inner += (
-            f'<rect x="330" y="{top}" width="{length:.1f}" height="18" rx="3" fill="{COLOURS["train"]}"/>'
+            f'<rect x="{left}" y="{top}" width="{length:.1f}" height="18" rx="3" fill="{COLOURS["train"]}"/>'
         )
-        inner += _text(338 + length, top + 14, words)
-    return _page(330 + width + 110, TOP + height * len(values) + 10, title, inner)
+        inner += _text(left + 8 + length, top + 14, words)
+    return _page(left + width + 110, TOP + height * len(values) + 10, title, inner)
 
 
 Scale = Callable[[float], float]

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from .. import config as configs
 from .. import files
 from ..config import Config
+from ..frozen import PARTS
 from ..hardware import Machine
 from ..plan import Plan
 from ..section import UserError, override
@@ -88,7 +89,7 @@ def values_of(plan: Plan, setting: Setting) -> dict[str, Any]:
         "optim.lr": plan.lrs.denoiser,
         "train.batch_parts": plan.batch_parts,
         "train.weights": plan.trained_as,
-        "train.offload": {0.0: "off", 0.5: "half", 1.0: "all"}[plan.offloaded],
+        "train.offload": next(w for w, part in PARTS.items() if part == plan.offloaded and w != "auto"),
         "optim.fused_backward": "on" if plan.fused_backward else "off",
         "base.quantize": plan.frozen_as,
     }
