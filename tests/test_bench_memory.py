@@ -24,6 +24,12 @@ Output = pytest.CaptureFixture[str]
 PARAMETERS = {
     "SD 1.5": {"denoiser": 859_520_964, "text_encoder": 123_060_480, "vae": 83_653_863},
     "SD 2.1": {"denoiser": 865_910_724, "text_encoder": 340_387_840, "vae": 83_653_863},
+    "SDXL": {
+        "denoiser": 2_567_463_684,
+        "text_encoder": 123_060_480,
+        "text_encoder_2": 694_659_840,
+        "vae": 83_653_863,
+    },
 }
 """Of the published weights."""
 

@@ -1,7 +1,7 @@
 """Base models of full size without their weights: the configs that were published, and weights by chance.
 
-Values are those of stable-diffusion-v1-5/stable-diffusion-v1-5 and stabilityai/stable-diffusion-2-1 on the
-hub; what is left out is the classes' own default.
+Values are those of stable-diffusion-v1-5/stable-diffusion-v1-5, stabilityai/stable-diffusion-2-1 and
+stabilityai/stable-diffusion-xl-base-1.0 on the hub; what is left out is the classes' own default.
 """
 
 from __future__ import annotations
@@ -72,7 +72,42 @@ _SD21 = {
     "scheduler/scheduler_config.json": _SCHEDULE
     | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"},
 }
-MODELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {"SD 1.5": _SD15, "SD 2.1": _SD21}
+_SDXL = {
+    "model_index.json": {"_class_name": "StableDiffusionXLPipeline"},
+    "unet/config.json": {
+        "_class_name": "UNet2DConditionModel",
+        "sample_size": 128,
+        "in_channels": 4,
+        "block_out_channels": [320, 640, 1280],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "transformer_layers_per_block": [1, 2, 10],
+        "cross_attention_dim": 2048,
+        "attention_head_dim": [5, 10, 20],
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+    "vae/config.json": _VAE | {"sample_size": 1024, "scaling_factor": 0.13025},
+    "text_encoder/config.json": _SD15["text_encoder/config.json"],
+    "text_encoder_2/config.json": {
+        "vocab_size": 49408,
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 20,
+        "hidden_act": "gelu",
+        "projection_dim": 1280,
+    },
+    "scheduler/scheduler_config.json": _SCHEDULE
+    | {"_class_name": "EulerDiscreteScheduler", "prediction_type": "epsilon"},
+}
+MODELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "SD 1.5": _SD15,
+    "SD 2.1": _SD21,
+    "SDXL": _SDXL,
+}
 """Config files by model; one joins with its family."""
 
 
@@ -82,7 +117,8 @@ def write(model: str, folder: Path) -> Path:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values), encoding="utf-8")
-    shutil.copytree(ASSETS / "starter-model" / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+    for name in ("tokenizer", "tokenizer_2"):
+        shutil.copytree(ASSETS / "starter-model" / "tokenizer", folder / name, dirs_exist_ok=True)
     return folder
 
 
