@@ -266,6 +266,12 @@ def _step_down(axis: Axis, plan: Plan) -> tuple[float, Option] | None:
     return None
 
 
+def unknown_keys(plan: Plan) -> frozenset[str]:
+    """Return the names of the tables that are missing."""
+    plans = unknown(plan)
+    return frozenset(need.key for made in plans for need in activations.missing(made, structure_of(made)))
+
+
 def _put(plan: Plan, options: Sequence[Option]) -> Plan | None:
     for option in options:
         plan = option.put(plan)

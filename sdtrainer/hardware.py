@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from dataclasses import dataclass
 from typing import Literal
 
+from .section import UserError
+
 GIB = 2**30
+LEAST_GIB, MOST_GIB = 0.5, 1024
+"""Sizes of cards that can be imagined."""
+_SIZE = re.compile(r"(\d+(?:[.,]\d*)?|[.,]\d+)(?:gi?b|g)?")
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,22 @@ def imagined(gib: float, name: str = "", capability: tuple[int, int] = (8, 6)) -
     """Return a machine with a card of `gib` GiB, all of it free, for planning without one."""
     size = int(gib * GIB)
     return Machine("cuda", Card(name or f"a {gib:g} GB card", size, size, capability), 32 * GIB, 24 * GIB, 8)
+
+
+def gib_of(text: str, name: str = "Card") -> float:
+    """Return the size of a card as a person writes it ("11", "11 GB", "7.5").
+
+    Raises:
+        UserError: it is no size that a card can have; `name` is what was asked for.
+    """
+    found = _SIZE.fullmatch("".join(text.split()).lower())
+    size = float(found[1].replace(",", ".")) if found else 0.0
+    if not LEAST_GIB <= size <= MOST_GIB:
+        raise UserError(
+            f"{name} is '{text}', which is no size of a card in GB.",
+            f"Write a number from {LEAST_GIB:g} to {MOST_GIB:g}, such as 11 or 7.5.",
+        )
+    return size
 
 
 def detect() -> Machine:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -60,6 +60,14 @@ class Ledger:
     def held(self, phase: Phase) -> int:
         """The most bytes held at once in a phase."""
         return sum(row.bytes for row in self.rows if row.phase == phase)
+
+    def sums(self, phase: Phase) -> dict[What, int]:
+        """The bytes held at once in a phase, by what they are; what there is none of is left out."""
+        found = {
+            what: sum(row.bytes for row in self.rows if (row.phase, row.what) == (phase, what))
+            for what in get_args(What)
+        }
+        return {what: size for what, size in found.items() if size}
 
     @property
     def peak_phase(self) -> Phase:

@@ -15,7 +15,8 @@ PACKAGE = PROJECT / "sdtrainer"
 ORDER = (
     "launcher",  # the standard library alone: it runs before anything is installed
     "__init__",
-    "section files seeds events hardware",
+    "section",
+    "files seeds events hardware",
     "starter",  # makes the starter model: knows no more of the app than this
     "diffusion",
     "seams",
@@ -33,6 +34,7 @@ ORDER = (
     "activations",
     "planner memory",
     "storage fitting",
+    "classics",
     "sample",
     "verdict result",
     "training",

@@ -10,21 +10,27 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .. import hardware
+from .. import hardware, planner
 from ..config import Config
 from ..hardware import Machine
 from ..job import Jobs, Status
 from ..plan import Plan
+from ..planner import Found
+from ..seams import Facts
 from ..section import UserError
 from ..workspace import RunFolder, Workspace, list_runs
 from .access import Access
+from .answers import Answers
 from .follow import Followers
 from .listen import Listener
 from .outlook import Looker, Outlook
 from .project import Project
+from .tracing import Progress, Task, Tracer
 from .view import RunView
 
 if TYPE_CHECKING:
+    from ..classics import Drawn
+    from ..fitting import Change
     from ..memory import Ledger
 
 HEAVY = ("torch", "diffusers", "transformers", "peft")
@@ -48,6 +54,9 @@ class Desk:
         self._counted: set[tuple[str, str]] = set()
         self.was_opened = threading.Event()
         self._looker = Looker(workspace, access)
+        self._changes: Answers[tuple[Change, ...]] = Answers((), self._tell, self.listener.log)
+        self._classics: Answers[tuple[Drawn, ...]] = Answers((), self._tell, self.listener.log)
+        self._tracer = Tracer(self._tell, self.listener.log)
         self._followers = Followers()
         self._glance = (0.0, "")
 
@@ -85,6 +94,44 @@ class Desk:
             return estimate(plan)
         threading.Thread(target=self._count, args=(plan, counted), daemon=True).start()
         return None
+
+    def changes(self, seen: Outlook, machine: Machine) -> tuple[Change, ...] | None:
+        """Return the single settings that would save memory where the plan does not fit; None while they are
+        being looked for.
+        """
+        fit, draft, facts = seen.fit, seen.draft, seen.facts
+        assert fit and draft and facts
+        from .. import fitting
+
+        own = draft.class_images if fit.plan.config.prior.folder else None
+        found = Found(draft.census, draft.validation, own)
+
+        def replan(config: Config) -> Plan:
+            return planner.decide(config, facts, found, self.workspace, machine).plan
+
+        images = (fit.plan.num_images, repr(fit.plan.buckets))
+        question = (fit.plan.config.model_dump_json(), machine, fitting.peak(fit.ledger), images)
+        return self._changes.get(question, lambda: tuple(fitting.changes(fit, machine, replan)))
+
+    def classics(self, facts: Facts) -> tuple[Drawn, ...] | None:
+        """Return what the usual ways to fine-tune this base model hold; None while that is being counted."""
+        if not self.is_warm:
+            return None
+        from .. import classics
+
+        question = (facts.family, facts.path, repr(facts.config))
+        return self._classics.get(question, lambda: classics.drawn(facts))
+
+    def find_out(self, seen: Outlook | None, machine: Machine) -> Progress | None:
+        """Have what is not known of a plan's activations found out; returns how far that is."""
+        if seen is None or seen.fit is None or seen.fit.room is None:
+            return self._tracer.want(None)
+        assert machine.card
+        from .. import fitting
+
+        keys = frozenset(fitting.unknown_keys(seen.fit.plan))
+        task = Task(keys, seen.fit.plan.config, machine.card.total_bytes / hardware.GIB) if keys else None
+        return self._tracer.want(task)
 
     @property
     def num_answers(self) -> int:
@@ -147,7 +194,12 @@ class Desk:
         return words
 
     def close(self) -> None:
+        self._tracer.close()
         self.jobs.close()
+
+    def _tell(self) -> None:
+        """Let the pages know that something was found out."""
+        self.num_counted += 1
 
     def _count(self, plan: Plan, counted: tuple[str, str]) -> None:
         """Count a model with its method, which takes up to a second; from then on it is instant."""
@@ -156,7 +208,7 @@ class Desk:
         try:
             estimate(plan)
             self._counted.add(counted)
-            self.num_counted += 1
+            self._tell()
         except Exception:
             self.listener.log(traceback.format_exc())
 

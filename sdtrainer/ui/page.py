@@ -78,7 +78,7 @@ class Page:
 
     def _wire(self, blocks: gr.Blocks) -> None:
         on = self.desk.on
-        states = {self.filling, self.seen, self.dataset.seen, self.dataset.page, self.vram.card}
+        states = {self.filling, self.seen, self.dataset.seen, self.dataset.page, *self.vram.chosen}
         self._settings = [
             *self.panel.shows,
             *self.dataset.shows,
@@ -110,11 +110,11 @@ class Page:
         marks = {self.wrong, self.marked, self.form.kind}
         on(self.wrong.change, self._mark, marks, [self.marked, *self.form.components], queue=False)
         on(self.panel.train.click, self._start, typed, [*self._settings, self.tabs], trigger_mode="once")
-        filled(on(self.panel.advice.click, self._fix, clicks=True))
+        filled(on(self.panel.advice.click, self._fix, (), [self.tabs], clicks=True))
         self.header.share.wire()
         self.dataset.wire(filled)
         self.method.wire(filled)
-        self.vram.wire()
+        self.vram.wire(filled, self.tabs)
         self.train.wire()
         self.gallery.wire()
         self.runs.wire(filled, opened)
@@ -221,13 +221,17 @@ class Page:
             gr.Info(f"{run.name} is in the queue.", duration=4)
         return {self.tabs: gr.update(selected="train")}
 
-    def _fix(self, given: Given) -> None:
+    def _fix(self, given: Given) -> dict[Any, Any]:
+        """Answer a piece of advice, or show the tab that does."""
+        if given.clicked.get("act") == "vram":
+            return {self.tabs: gr.update(selected="vram")}
         outlook = self.desk.look()
         number = int(given.clicked.get("number", -1))
         if outlook.plan is None or not 0 <= number < len(outlook.plan.advice):
             raise UserError("This advice is out of date.", "Look at the plan again.")
         project = self.desk.project
         project.change(override(project.values, dict(outlook.plan.advice[number].fix)), given.session)
+        return {}
 
     def _open(self, given: Given) -> dict[Any, Any]:
         """A page was opened or reloaded: show everything."""

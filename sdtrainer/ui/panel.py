@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -13,6 +13,9 @@ from ..seams import DENOISER
 from . import words
 from .outlook import Outlook
 from .words import tag
+
+if TYPE_CHECKING:
+    from ..fitting import Fit
 
 CLICKS = """element.addEventListener('click', event => {
   const button = event.target.closest('[data-act]');
@@ -105,9 +108,9 @@ def _place(device: str) -> str:
 
 
 def _advice(outlook: Outlook) -> str:
-    if outlook.plan is None or not outlook.plan.advice:
+    if outlook.plan is None:
         return ""
-    rows = []
+    rows = [_misfit(outlook.fit)] if outlook.fit and outlook.fit.fits is False else []
     for number, advice in enumerate(outlook.plan.advice):
         fix = (
             tag("button", "Fix", "small", type="button", data_act="fix", data_number=number)
@@ -115,4 +118,14 @@ def _advice(outlook: Outlook) -> str:
             else ""
         )
         rows.append(tag("span", words.safe(advice.text)) + fix)
-    return tag("ul", words.items(rows), "advice")
+    return tag("ul", words.items(rows), "advice") if rows else ""
+
+
+def _misfit(fit: Fit) -> str:
+    """Say that the plan does not fit this machine's card."""
+    assert fit.room
+    peak = words.gigabytes(fit.ledger.held(fit.ledger.peak_phase))
+    said = f"This does not fit your card: it needs {peak}, and {words.gigabytes(fit.room)} may be used."
+    more = "The tab VRAM lists what would make it fit."
+    show = tag("button", "Show", "small", type="button", data_act="vram", aria_label="Show the tab VRAM")
+    return tag("span", f"{said} {more}") + show

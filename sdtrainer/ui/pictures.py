@@ -9,6 +9,12 @@ from . import words
 from .words import GIB, tag
 
 COLUMNS = 8
+PART_WORDS = {
+    "average": "running average",
+    "temporary": "for a moment",
+    "overhead": "CUDA itself",
+    "others": "other programs",
+}
 
 
 def squares(parts: Mapping[str, float], card_bytes: float) -> str:
@@ -30,7 +36,7 @@ def squares(parts: Mapping[str, float], card_bytes: float) -> str:
             if high - low > 1e-6:
                 shapes.append(_square(cell, size, gap, f"part-{name}", low, high))
         start = end
-    label = ", ".join(f"{name} {words.size(b)}" for name, b in parts.items())
+    label = ", ".join(f"{PART_WORDS.get(name, name)} {words.size(b)}" for name, b in parts.items())
     body = "".join(shapes)
     return (
         f'<svg class="squares" viewBox="0 0 {width} {height}" role="img" '
@@ -40,13 +46,26 @@ def squares(parts: Mapping[str, float], card_bytes: float) -> str:
 
 def legend(parts: Mapping[str, float], free_bytes: float) -> str:
     """Name the colours with their sizes."""
-    rows = [(f"part-{name}", name, words.size(b)) for name, b in parts.items()]
+    rows = [(f"part-{name}", PART_WORDS.get(name, name), words.size(b)) for name, b in parts.items()]
     rows.append(
         ("free", "free", words.size(free_bytes))
         if free_bytes >= 0
         else ("over", "missing", words.size(-free_bytes))
     )
     return tag("ul", "".join(_key(*row) for row in rows), "legend")
+
+
+def stack(parts: Mapping[str, float], whole: float) -> str:
+    """Draw `parts` of `whole` as one bar, in the order and the colours of the squares."""
+    whole = max(whole, sum(parts.values()))
+    shapes, start = [], 0.0
+    for name, num_bytes in parts.items():
+        width = 100 * num_bytes / whole
+        shapes.append(f'<rect class="part-{name}" x="{start:.2f}" y="0" width="{width:.2f}" height="10"/>')
+        start += width
+    free = '<rect class="free" x="0" y="0" width="100" height="10"/>'
+    body = free + "".join(shapes)
+    return tag("svg", body, "stack", viewBox="0 0 100 10", preserveAspectRatio="none", aria_hidden="true")
 
 
 def bars(counts: Mapping[str, int]) -> str:

@@ -1,29 +1,42 @@
-"""The VRAM tab: what the plan holds in memory, as squares of 1 GiB, and what was decided automatically."""
+"""The VRAM tab: whether the plan fits a card, as squares of 1 GiB, and what could be decided otherwise."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from .. import hardware, storage
+from .. import hardware
 from ..config import knobs
-from ..hardware import Machine
-from ..plan import PHASES, Plan
-from . import pictures, words
+from ..hardware import LEAST_GIB, MOST_GIB, Machine
+from ..methods import method_of
+from ..section import UserError, override
+from . import budget, picker, words
 from .desk import Desk
+from .form import label_of
 from .listen import Given
 from .outlook import Outlook
+from .panel import CLICKS
+from .project import METHOD
 from .words import tag
 
 if TYPE_CHECKING:
-    from ..memory import Ledger
+    from ..fitting import Change
 
 CARDS = (4, 6, 8, 10, 12, 16, 24, 32, 48, 80)
 OWN_CARD = "this"
 DEFAULT_CARD = 8
-PHASE_WORDS = {"cache": "Preparing", "train": "Training", "sample": "Drawing", "export": "Exporting"}
-ORDER = ("weights", "gradients", "optimizer", "average", "activations", "temporary", "overhead")
+CARD_HELP = f"Choose one or type a size ({LEAST_GIB:g} to {MOST_GIB:g} GB): the plan is made anew for it."
+AS_SET = "as set"
+WHAT_IF: Mapping[str, tuple[Any, ...]] = {
+    "train.resolution": (256, 384, 512, 640, 768, 1024),
+    "train.batch_size": (1, 2, 4, 8, 16),
+    "train.precision": (),
+    "train.checkpointing": (),
+    "optim.name": (),
+}
+"""Settings to try without changing them, with the values offered; those of a choice are its own."""
 
 
 class Vram:
@@ -31,133 +44,156 @@ class Vram:
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
+        self._looking: set[str] = set()
 
     def build(self) -> None:
-        self.card = gr.Dropdown(
-            allow_custom_value=True,
-            label="Card",
-            info="Try another card: the plan is made anew for it.",
-            elem_id="card",
-        )
+        self.card = gr.Dropdown(allow_custom_value=True, label="Card", info=CARD_HELP, elem_id="card")
         self.picture = gr.HTML(elem_id="vram")
-        self.table = gr.HTML()
+        self.changes = gr.HTML(js_on_load=CLICKS, elem_id="changes")
+        titles = {knob.path: knob for knob in knobs()}
+        with gr.Accordion("What if: try settings without changing yours", open=False, elem_id="what-if"):
+            with gr.Row(elem_classes="grid"):
+                self.what_if = {
+                    path: gr.Dropdown(
+                        [(AS_SET, AS_SET), *((words.value(v), v) for v in values or titles[path].choices)],
+                        value=AS_SET,
+                        label=label_of(titles[path]),
+                        min_width=150,
+                    )
+                    for path, values in WHAT_IF.items()
+                }
+            with gr.Row(elem_classes="controls"):
+                self.use = gr.Button("Use these settings", size="sm")
+                self.back = gr.Button("Back to mine", size="sm")
+        self.choices = gr.HTML()
+        self.classics = gr.HTML(elem_id="classics")
+
+    @property
+    def chosen(self) -> set[Any]:
+        """What tells which plan is looked at."""
+        return {self.card, *self.what_if.values()}
 
     @property
     def shows(self) -> list[Any]:
-        return [self.card, self.picture, self.table]
+        return [self.card, self.picture, self.changes, self.choices, self.classics]
 
     def show(self, outlook: Outlook, given: Given) -> dict[Any, Any]:
-        own = self.desk.machine.card
-        choices: list[tuple[str, Any]] = [(f"{gib} GB", gib) for gib in CARDS]
-        if own:
-            choices.insert(0, (f"This machine: {own.name}, {words.size(own.total_bytes)}", OWN_CARD))
-        known = [value for _, value in choices]
-        chosen = given[self.card] if given[self.card] in known else OWN_CARD if own else DEFAULT_CARD
-        machine = self._machine(chosen)
-        seen = self.desk.look_on(machine, outlook.values) if chosen != OWN_CARD else outlook
+        card, error = self._card(given)
+        if error or card is None:
+            return {
+                self.card: gr.update(info=str(error), elem_classes=["wrong"]),
+                self.picture: tag("p", "The squares appear when the card has a size.", "quiet"),
+                self.changes: "",
+                self.choices: "",
+            }
+        machine = self._machine(card)
+        seen = self._seen(outlook, machine, given)
+        is_looked_at = machine is self.desk.machine or given.session in self._looking
         return {
-            self.card: gr.update(choices=choices, value=chosen),
-            self.picture: self._picture(seen, machine),
-            self.table: _choices(seen.plan),
+            self.card: gr.update(choices=self._cards(), info=CARD_HELP, elem_classes=[])
+            | ({"value": card} if given[self.card] is None else {}),
+            self.picture: self._picture(seen, machine, is_looked_at),
+            self.changes: self._changes(seen, machine),
+            self.choices: budget.choices(seen.plan),
+            self.classics: self._classics(outlook),
         }
 
-    def wire(self) -> None:
-        self.desk.on(self.card.input, lambda g: self.show(self.desk.look(), g), {self.card}, self.shows)
+    def wire(self, filled: Any, tabs: gr.Tabs) -> None:
+        on, again = self.desk.on, lambda g: self.show(self.desk.look(), g)
+        on([widget.input for widget in self.chosen], again, self.chosen, self.shows)
+        on(tabs.select, self._turn, self.chosen, self.shows, clicks=True, looks_only=True)
+        filled(on(self.changes.click, self._take, self.chosen, self.what_if.values(), clicks=True))
+        filled(on(self.use.click, self._take_all, self.chosen, self.what_if.values()))
+        filled(on(self.back.click, lambda g: self._as_set(), (), self.what_if.values()))
 
-    def _machine(self, chosen: Any) -> Machine:
-        return self.desk.machine if chosen == OWN_CARD else hardware.imagined(float(chosen))
+    def _turn(self, given: Given) -> dict[Any, Any]:
+        """Another tab was chosen: what is looked at is found out, if it is not known."""
+        if given.role != "owner":
+            return {}
+        if given.clicked.get("value") != "VRAM":
+            self._looking.discard(given.session)
+            return {}
+        self._looking.add(given.session)
+        return self.show(self.desk.look(), given)
 
-    def _picture(self, seen: Outlook, machine: Machine) -> str:
+    def _cards(self) -> list[tuple[str, Any]]:
+        own = self.desk.machine.card
+        mine = [(f"This machine: {own.name}, {words.size(own.total_bytes)}", OWN_CARD)] if own else []
+        return [*mine, *((f"{gib} GB", gib) for gib in CARDS)]
+
+    def _card(self, given: Given) -> tuple[Any, UserError | None]:
+        """Return the chosen card, "this" or its GiB; or what is wrong with what was typed."""
+        own, chosen = self.desk.machine.card, given[self.card]
+        if chosen in (None, OWN_CARD):
+            return (OWN_CARD if own else DEFAULT_CARD), None
+        try:
+            return hardware.gib_of(str(chosen)), None
+        except UserError as error:
+            return None, error
+
+    def _machine(self, card: Any) -> Machine:
+        return self.desk.machine if card == OWN_CARD else hardware.imagined(card)
+
+    def _seen(self, outlook: Outlook, machine: Machine, given: Given) -> Outlook:
+        """Look at the settings as they are, or as they are tried, on this card."""
+        tried = self._tried(given)
+        if machine is self.desk.machine and not tried:
+            return outlook
+        return self.desk.look_on(machine, override(outlook.values, tried))
+
+    def _tried(self, given: Given) -> dict[str, Any]:
+        return {path: given[widget] for path, widget in self.what_if.items() if given[widget] != AS_SET}
+
+    def _as_set(self) -> dict[Any, Any]:
+        return dict.fromkeys(self.what_if.values(), AS_SET)
+
+    def _picture(self, seen: Outlook, machine: Machine, is_looked_at: bool) -> str:
+        progress = self.desk.find_out(seen if is_looked_at else None, machine)
         if seen.plan is None:
-            return tag("p", "There is no plan yet; the panel beside says what is missing.", "quiet")
-        ledger = self.desk.ledger(seen.plan)
-        if ledger is None:
+            return tag("p", words.safe(seen.error or "There is no plan yet."), "bad")
+        if seen.fit is None:
             return tag("p", "The model is being counted; the squares appear in a moment.", "quiet")
-        assert machine.card
-        total, phase = machine.card.total_bytes, ledger.peak_phase
-        parts = _sums(ledger, phase)
-        free = total - sum(parts.values())
-        held = f"{words.size(sum(parts.values()))} of {words.size(total)}"
-        needs = f"One square is 1 GB. {PHASE_WORDS[phase]} needs the most: {held}. {_verdict(ledger, free)}"
-        return (
-            tag("p", needs)
-            + tag("div", pictures.squares(parts, total) + pictures.legend(parts, free), "vram")
-            + tag("p", _certainty(ledger), "quiet")
-            + _phases(ledger, total)
-            + _computer(seen.plan, ledger)
-        )
+        return budget.plan(seen.fit, machine, progress)
 
+    def _changes(self, seen: Outlook, machine: Machine) -> str:
+        if seen.fit is None or seen.fit.fits is not False:
+            return ""
+        return budget.changes(self.desk.changes(seen, machine))
 
-def _verdict(ledger: Ledger, free: float) -> str:
-    if free <= 0:
-        return "That does not fit on this card."
-    return "That fits, as far as it is known." if ledger.unknown else "That fits."
+    def _classics(self, outlook: Outlook) -> str:
+        if outlook.facts is None or not self.desk.is_warm:
+            return ""
+        from ..classics import CARD_GIB
 
+        drawn = self.desk.classics(outlook.facts)
+        return budget.classics(drawn, outlook.facts.title, CARD_GIB)
 
-def _certainty(ledger: Ledger) -> str:
-    """Say how far the squares can be trusted."""
-    if not ledger.unknown:
-        return (
-            "The working memory of a step (activations) was found by running the real step without a card; "
-            "until it is measured on a card, the sum may be 15 % off."
-        )
-    phases = " and ".join(PHASE_WORDS[phase].lower() for phase in ledger.unknown)
-    return (
-        f"The working memory of {phases} (activations) is not known yet for this model and method, and is "
-        "left out; it grows with the size of the pictures and with the batch. The command line's verb "
-        "trace finds it, without a card."
-    )
+    def _take(self, given: Given) -> dict[Any, Any]:
+        """A change that saves memory was chosen: make it."""
+        outlook, (card, _) = self.desk.look(), self._card(given)
+        machine = self._machine(card)
+        seen = self._seen(outlook, machine, given)
+        found = self.desk.changes(seen, machine) if seen.fit and seen.fit.fits is False else ()
+        number = int(given.clicked.get("number", -1))
+        if not found or not 0 <= number < len(found) or found[number].path != given.clicked.get("setting"):
+            raise UserError("This change is out of date.", "Look at the table again.")
+        return self._change(found[number], given)
 
+    def _change(self, change: Change, given: Given) -> dict[Any, Any]:
+        """Make a change, with what is tried: so it was counted."""
+        project = self.desk.project
+        values = override(project.values, self._tried(given))
+        if change.path == METHOD:  # with its own settings, and none of the old method's rates
+            section = {"kind": change.value} | method_of(change.value).Section().model_dump()
+            old = {"kind": values.get("method", {}).get("kind", change.value)}
+            values = picker.switched(old, section, values, project.chosen())
+        else:
+            values = override(values, {change.path: change.value})
+        project.change(values, given.session)
+        return self._as_set()
 
-def _computer(plan: Plan, ledger: Ledger) -> str:
-    """What the plan needs of main memory and disk."""
-    places = {"memory": "main memory", "disk": "disk"}
-    rows = [
-        tag(
-            "tr",
-            tag("th", words.safe(need.what.capitalize()), scope="row")
-            + tag("td", places[need.where])
-            + tag("td", words.size(need.bytes), "number"),
-        )
-        for need in storage.needs(plan, ledger)
-    ]
-    head = tag("tr", "".join(tag("th", word, scope="col") for word in ("For", "Where", "Size")))
-    return tag("h3", "Of this computer") + tag("table", head + "".join(rows))
-
-
-def _sums(ledger: Ledger, phase: str) -> dict[str, float]:
-    rows = [row for row in ledger.rows if row.phase == phase]
-    return {
-        what: sum(r.bytes for r in rows if r.what == what)
-        for what in ORDER
-        if any(r.what == what for r in rows)
-    }
-
-
-def _phases(ledger: Ledger, total: int) -> str:
-    rows = [
-        tag(
-            "tr",
-            tag("th", PHASE_WORDS[phase], scope="row") + tag("td", words.size(ledger.held(phase)), "number"),
-        )
-        for phase in PHASES
-    ]
-    head = tag("tr", tag("th", "Phase", scope="col") + tag("th", "Held on the card", "number", scope="col"))
-    return tag("h3", "By phase") + tag("table", head + "".join(rows))
-
-
-def _choices(plan: Plan | None) -> str:
-    if plan is None or not plan.choices:
-        return ""
-    titles = {k.path: k.title for k in knobs()}
-    head = tag("tr", "".join(tag("th", word, scope="col") for word in ("Setting", "Chosen", "Because")))
-    rows = [
-        tag(
-            "tr",
-            tag("th", words.safe(titles.get(c.path, c.path)), scope="row")
-            + tag("td", words.safe(words.value(c.value)))
-            + tag("td", words.safe(c.why)),
-        )
-        for c in plan.choices
-    ]
-    return tag("h3", "Decided automatically") + tag("table", head + "".join(rows))
+    def _take_all(self, given: Given) -> dict[Any, Any]:
+        """Make the tried settings one's own."""
+        project = self.desk.project
+        project.change(override(project.values, self._tried(given)), given.session)
+        return self._as_set()

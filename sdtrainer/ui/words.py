@@ -29,6 +29,11 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.0f} bytes"
 
 
+def gigabytes(num_bytes: float) -> str:
+    """Return "15.2 GB": sizes that are compared with each other."""
+    return f"{num_bytes / GIB:.1f} GB"
+
+
 def count(number: int, word: str, plural: str = "") -> str:
     """Return "1 image", "1,500 steps"."""
     return f"{number:,} {word if number == 1 else plural or word + 's'}"

@@ -1,4 +1,4 @@
-"""plan RUN.toml [path=value ...] [--vram GIB] [--json]: what a run would do, without doing it."""
+"""plan RUN.toml [path=value ...] [--vram GIB] [--classics] [--json]: what a run would do."""
 
 from __future__ import annotations
 
@@ -8,29 +8,27 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .. import fitting, hardware, planner, storage
+from .. import classics, fitting, planner, storage
 from .. import workspace as workspaces
 from ..__main__ import parser
 from ..fitting import Change, Fit
 from ..hardware import GIB
 from ..memory import Ledger
 from ..plan import PHASES, Plan, output_names
-from ..section import UserError
-from .trace import learn
+from .trace import learn, machine_of
 from .train import config_of
-
-LEAST, MOST = 0.5, 1024
 
 
 def main(argv: Sequence[str]) -> int:
     arguments = parser("plan")
     arguments.add_argument("run", type=Path, help="a run file (TOML)")
     arguments.add_argument("settings", nargs="*", help="path=value, laid over the run file")
-    arguments.add_argument("--vram", type=_gib, metavar="GIB", help="plan for a card of this size")
+    arguments.add_argument("--vram", metavar="GIB", help="plan for a card of this size")
+    arguments.add_argument("--classics", action="store_true", help="beside it, the usual ways to fine-tune")
     arguments.add_argument("--json", action="store_true", help="for programs")
     given = arguments.parse_intermixed_args(argv)
     config, workspace = config_of(given.run, given.settings), workspaces.default()
-    machine = hardware.imagined(given.vram) if given.vram else hardware.detect()
+    machine = machine_of(given.vram)
     made, found = fitting.draft(config, workspace, machine)
     if found.fits is None:
         print("Finding out what activations take; this is done once for a model.", file=sys.stderr)
@@ -40,24 +38,14 @@ def main(argv: Sequence[str]) -> int:
     ideas: list[Change] = []
     if found.fits is False:
         ideas = list(fitting.changes(found, machine, lambda c: planner.draft(c, workspace, machine).plan))
-    print(as_json(made.plan, found, ideas) if given.json else as_text(made.plan, found, ideas))
+    drawn = classics.drawn(made.facts) if given.classics else ()
+    print((as_json if given.json else as_text)(made.plan, found, ideas, drawn))
     return 0
 
 
-def _gib(text: str) -> float:
-    try:
-        size = float(text)
-    except ValueError:
-        size = 0.0
-    if not LEAST <= size <= MOST:
-        raise UserError(
-            f"plan: --vram is '{text}', which is no size of a card in GiB.",
-            f"Write a number from {LEAST:g} to {MOST:g}, as in --vram 16.",
-        )
-    return size
-
-
-def as_text(plan: Plan, found: Fit, ideas: Sequence[Change] = ()) -> str:
+def as_text(
+    plan: Plan, found: Fit, ideas: Sequence[Change] = (), drawn: Sequence[classics.Drawn] = ()
+) -> str:
     ledger = found.ledger
     images = plan.batch_size * plan.accumulation * plan.processes
     lines = [
@@ -71,7 +59,8 @@ def as_text(plan: Plan, found: Fit, ideas: Sequence[Change] = ()) -> str:
     ]
     lines += [f"  {choice.path} = {choice.value}: {choice.why}" for choice in plan.choices]
     lines += [f"  Note: {advice.text}" for advice in plan.advice]
-    return "\n".join([*lines, *_verdict(found), *(_idea(change) for change in ideas)])
+    told = [*_verdict(found), *(_idea(change) for change in ideas), *(_classic(one) for one in drawn)]
+    return "\n".join([*lines, *told])
 
 
 def _verdict(found: Fit) -> list[str]:
@@ -92,7 +81,16 @@ def _without(ledger: Ledger) -> str:
     return ", activations not counted: the verb trace finds them" if "train" in ledger.unknown else ""
 
 
-def as_json(plan: Plan, found: Fit, ideas: Sequence[Change] = ()) -> str:
+def _classic(one: classics.Drawn) -> str:
+    sums = ", ".join(f"{what} {size / GIB:.2f}" for what, size in one.sums.items())
+    fits = {True: "fits", False: "does not fit", None: "not known whether it fits"}[one.fits]
+    total = f"{one.bytes / GIB:.2f} GiB: {fits} {classics.CARD_GIB} GiB"
+    return f"  {one.classic.title}: {sums}; {total}. {one.classic.says}"
+
+
+def as_json(
+    plan: Plan, found: Fit, ideas: Sequence[Change] = (), drawn: Sequence[classics.Drawn] = ()
+) -> str:
     """`fits` is null where activations are not known, true without a card; sizes are bytes."""
     ledger = found.ledger
     return json.dumps(
@@ -109,6 +107,7 @@ def as_json(plan: Plan, found: Fit, ideas: Sequence[Change] = ()) -> str:
             "images": plan.num_images,
             "exported_bytes": ledger.exported_bytes,
             "advice": [advice.text for advice in plan.advice],
+            "classics": {one.classic.name: {"fits": one.fits, **one.sums} for one in drawn},
         },
         indent=1,
     )

@@ -1,4 +1,4 @@
-"""trace RUN.toml [path=value ...]: find out what a run's activations take, and keep it.
+"""trace RUN.toml [path=value ...] [--vram GIB]: find out what a run's activations take, and keep it.
 
 trace --ship BASE [WORD ...] makes the tables that come with the app for a base model, of those variants whose
 settings hold all the words.
@@ -17,6 +17,7 @@ from .. import activations, fitting, hardware, planner, presets
 from .. import config as configs
 from .. import workspace as workspaces
 from ..__main__ import parser
+from ..hardware import Machine
 from ..memory import structure_of
 from ..plan import Plan
 from ..section import UserError, override
@@ -46,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser("trace")
     arguments.add_argument("run", type=Path, nargs="?", help="a run file (TOML)")
     arguments.add_argument("settings", nargs="*", help="path=value, laid over the run file")
+    arguments.add_argument("--vram", metavar="GIB", help="for a card of this size")
     arguments.add_argument("--ship", metavar="BASE", help="make the app's own tables for this base model")
     given = arguments.parse_intermixed_args(argv)
     if given.ship:
@@ -57,10 +59,15 @@ def main(argv: Sequence[str]) -> int:
     if given.run is None:
         raise UserError("trace: no run file is given.", "Write its path, as in trace run.toml.")
     config = config_of(given.run, given.settings)
-    made = planner.draft(config, workspaces.default(), hardware.detect()).plan
+    made = planner.draft(config, workspaces.default(), machine_of(given.vram)).plan
     for plan in fitting.unknown(made) or [made]:
         learn(plan)
     return 0
+
+
+def machine_of(vram: str | None) -> Machine:
+    """Return this machine, or one with a card of the size that --vram says. Raises UserError."""
+    return hardware.detect() if vram is None else hardware.imagined(hardware.gib_of(vram, "--vram"))
 
 
 def learn(plan: Plan, folder: Path | None = None) -> None:
