@@ -17,7 +17,7 @@ from .section import UserError
 GIB = 2**30
 LEAST_GIB, MOST_GIB = 0.5, 1024
 """Sizes of cards that can be imagined."""
-_SIZE = re.compile(r"(\d+(?:[.,]\d*)?|[.,]\d+)(?:gi?b|g)?")
+_SIZE = re.compile(r"(\d+(?:[.,]\d*)?|[.,]\d+)\s*(?:gi?b|g)?")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def gib_of(text: str, name: str = "Card") -> float:
     Raises:
         UserError: it is no size that a card can have; `name` is what was asked for.
     """
-    found = _SIZE.fullmatch("".join(text.split()).lower())
+    found = _SIZE.fullmatch(text.strip().lower())
     size = float(found[1].replace(",", ".")) if found else 0.0
     if not LEAST_GIB <= size <= MOST_GIB:
         raise UserError(

@@ -49,7 +49,7 @@ def facts(family: str, title: str, found: Found, encoders: tuple[str, ...]) -> F
 
 def encode_images(parts: Parts, pixels: torch.Tensor) -> Latents:
     """Encode pixels (B, 3, H, W) in [-1, 1]."""
-    posterior = parts.vae.encode(pixels).latent_dist
+    posterior = parts.vae.encode(pixels.to(parts.vae.dtype)).latent_dist
     scale, shift = parts.vae.config.scaling_factor, parts.vae.config.shift_factor or 0.0
     return Latents((posterior.mean - shift) * scale, posterior.std * scale)
 

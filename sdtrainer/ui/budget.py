@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..memory import Ledger
 
 PHASE_WORDS = {"cache": "Preparing", "train": "Training", "sample": "Drawing", "export": "Exporting"}
+NUMBERS = ("Held on the card", "Size", "Saves")
+"""Titles of columns of numbers."""
 WAITING = "Looking for what would fit; this takes some seconds."
 
 
@@ -38,7 +40,6 @@ def plan(fit: Fit, machine: Machine, progress: Progress | None) -> str:
         + tag("div", squares, "vram")
         + tag("p", f"One square is 1 GB. {_certainty(ledger, progress)}", "quiet")
         + _phases(ledger, card.total_bytes)
-        + _computer(fit.plan, ledger)
     )
 
 
@@ -98,8 +99,8 @@ def _phases(ledger: Ledger, total: int) -> str:
     return tag("h3", "By phase") + _table(("Phase", "", "Held on the card"), rows, "phases")
 
 
-def _computer(plan: Plan, ledger: Ledger) -> str:
-    """What the plan needs of main memory and disk."""
+def computer(fit: Fit) -> str:
+    """Show what a plan needs of main memory and disk."""
     places = {"memory": "main memory", "disk": "disk"}
     rows = [
         tag(
@@ -108,7 +109,7 @@ def _computer(plan: Plan, ledger: Ledger) -> str:
             + tag("td", places[need.where])
             + tag("td", words.size(need.bytes), "number"),
         )
-        for need in storage.needs(plan, ledger)
+        for need in storage.needs(fit.plan, fit.ledger)
     ]
     return tag("h3", "Of this computer") + _table(("For", "Where", "Size"), rows)
 
@@ -168,7 +169,10 @@ def classics(drawn: Sequence[Drawn] | None, title: str, card_gib: int) -> str:
     head = tag("h3", f"The usual ways to fine-tune {words.safe(title)}")
     if drawn is None:
         return head + tag("p", "They are being counted; the pictures appear in a moment.", "quiet")
-    about = f"Batch 1 on a card of {card_gib} GB, with nothing saved beyond what each says."
+    about = (
+        f"Batch 1 on a card of {card_gib} GB, with nothing saved beyond what each says. A step's working "
+        "memory goes while the gradients come: only what both need beyond all gradients is drawn of it."
+    )
     figures = "".join(_classic(one, card_gib) for one in drawn)
     return head + tag("p", about, "quiet") + tag("div", figures, "classics")
 
@@ -206,5 +210,9 @@ def _titles() -> Mapping[str, str]:
 
 
 def _table(titles: Sequence[str], rows: Sequence[str], class_: str = "") -> str:
-    head = tag("tr", "".join(tag("th", title, scope="col") if title else tag("td", "") for title in titles))
+    head = tag("tr", "".join(_head(title) for title in titles))
     return tag("table", head + "".join(rows), class_)
+
+
+def _head(title: str) -> str:
+    return tag("th", title, "number" if title in NUMBERS else "", scope="col") if title else tag("td", "")

@@ -51,7 +51,7 @@ class Desk:
         self.machine = hardware.quick()
         self.is_warm = False
         self.num_counted = 0
-        self._counted: set[tuple[str, str]] = set()
+        self._counted: Answers[bool] = Answers(False, self._tell, self.listener.log)
         self.was_opened = threading.Event()
         self._looker = Looker(workspace, access)
         self._changes: Answers[tuple[Change, ...]] = Answers((), self._tell, self.listener.log)
@@ -89,11 +89,12 @@ class Desk:
             return None
         from ..memory import estimate
 
-        counted = (plan.facts.path, plan.config.method.model_dump_json())
-        if counted in self._counted:
-            return estimate(plan)
-        threading.Thread(target=self._count, args=(plan, counted), daemon=True).start()
-        return None
+        def count() -> bool:
+            estimate(plan)
+            return True
+
+        subject = (plan.facts.path, plan.config.method.model_dump_json())
+        return estimate(plan) if self._counted.get(subject, count) else None
 
     def changes(self, seen: Outlook, machine: Machine) -> tuple[Change, ...] | None:
         """Return the single settings that would save memory where the plan does not fit; None while they are
@@ -200,17 +201,6 @@ class Desk:
     def _tell(self) -> None:
         """Let the pages know that something was found out."""
         self.num_counted += 1
-
-    def _count(self, plan: Plan, counted: tuple[str, str]) -> None:
-        """Count a model with its method, which takes up to a second; from then on it is instant."""
-        from ..memory import estimate
-
-        try:
-            estimate(plan)
-            self._counted.add(counted)
-            self._tell()
-        except Exception:
-            self.listener.log(traceback.format_exc())
 
     def _warm_up(self) -> None:
         self.was_opened.wait(FIRST_PAGE_SECONDS)

@@ -67,6 +67,7 @@ class Vram:
                 self.back = gr.Button("Back to mine", size="sm")
         self.choices = gr.HTML()
         self.classics = gr.HTML(elem_id="classics")
+        self.computer = gr.HTML()
 
     @property
     def chosen(self) -> set[Any]:
@@ -75,7 +76,7 @@ class Vram:
 
     @property
     def shows(self) -> list[Any]:
-        return [self.card, self.picture, self.changes, self.choices, self.classics]
+        return [self.card, self.picture, self.changes, self.choices, self.classics, self.computer]
 
     def show(self, outlook: Outlook, given: Given) -> dict[Any, Any]:
         card, error = self._card(given)
@@ -96,6 +97,7 @@ class Vram:
             self.changes: self._changes(seen, machine),
             self.choices: budget.choices(seen.plan),
             self.classics: self._classics(outlook),
+            self.computer: budget.computer(seen.fit) if seen.fit else "",
         }
 
     def wire(self, filled: Any, tabs: gr.Tabs) -> None:

@@ -1,7 +1,7 @@
 """trace RUN.toml [path=value ...] [--vram GIB]: find out what a run's activations take, and keep it.
 
 trace --ship BASE [WORD ...] makes the tables that come with the app for a base model, of those variants whose
-settings hold all the words.
+settings hold all the words, or for the word "classics" of the usual ways to fine-tune.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from .. import activations, fitting, hardware, planner, presets
+from .. import activations, classics, families, fitting, hardware, planner, presets
 from .. import config as configs
 from .. import workspace as workspaces
 from ..__main__ import parser
+from ..families import BaseSection
 from ..hardware import Machine
 from ..memory import structure_of
 from ..plan import Plan
@@ -55,6 +56,9 @@ def main(argv: Sequence[str]) -> int:
         for plan in variants(given.ship, words):
             for made in fitting.unknown(plan):
                 learn(made, activations.SHIPPED)
+        if words in ([], ["classics"]):
+            for plan in classics.plans(families.recognise(BaseSection(path=given.ship))).values():
+                learn(plan, activations.SHIPPED)
         return 0
     if given.run is None:
         raise UserError("trace: no run file is given.", "Write its path, as in trace run.toml.")
