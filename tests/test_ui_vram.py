@@ -114,7 +114,7 @@ def test_the_verdict_has_the_numbers(vram: Vram) -> None:
 
 def test_a_change_that_helps_is_made_with_a_click(vram: Vram) -> None:
     drawn = shown(vram)
-    assert "Optimizer" in drawn[vram.changes] and "not alone" in drawn[vram.changes]
+    assert "Optimizer" in drawn[vram.changes] and "Use it" in drawn[vram.changes]
     outlook = vram.desk.look()
     found = vram.desk.changes(outlook, vram.desk.machine)
     assert found

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..memory import Ledger
 
 PHASE_WORDS = {"cache": "Preparing", "train": "Training", "sample": "Drawing", "export": "Exporting"}
-NUMBERS = ("Held on the card", "Size", "Saves")
+NUMBERS = ("On the card", "Size", "Saves")
 """Titles of columns of numbers."""
 WAITING = "Looking for what would fit; this takes some seconds."
 
@@ -96,7 +96,7 @@ def _phases(ledger: Ledger, total: int) -> str:
         )
         for phase in PHASES
     ]
-    return tag("h3", "By phase") + _table(("Phase", "", "Held on the card"), rows, "phases")
+    return tag("h3", "By phase") + _table(("Phase", "", "On the card"), rows, "phases")
 
 
 def computer(fit: Fit) -> str:
@@ -170,7 +170,8 @@ def classics(drawn: Sequence[Drawn] | None, title: str, card_gib: int) -> str:
     if drawn is None:
         return head + tag("p", "They are being counted; the pictures appear in a moment.", "quiet")
     about = (
-        f"Batch 1 on a card of {card_gib} GB, with nothing saved beyond what each says. A step's working "
+        f"Batch 1 on a card of {card_gib} GB, of which a little must stay free, and with nothing saved beyond "
+        "what each says. A step's working "
         "memory goes while the gradients come: only what both need beyond all gradients is drawn of it."
     )
     figures = "".join(_classic(one, card_gib) for one in drawn)

@@ -114,7 +114,7 @@ class Page:
         self.header.share.wire()
         self.dataset.wire(filled)
         self.method.wire(filled)
-        self.vram.wire(filled, self.tabs)
+        self.vram.wire(filled, self.edit_tabs[1:])
         self.train.wire()
         self.gallery.wire()
         self.runs.wire(filled, opened)

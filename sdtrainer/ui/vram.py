@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -100,18 +100,17 @@ class Vram:
             self.computer: budget.computer(seen.fit) if seen.fit else "",
         }
 
-    def wire(self, filled: Any, tabs: gr.Tabs) -> None:
+    def wire(self, filled: Any, tabs: Iterable[gr.Tab]) -> None:
+        """`tabs` are this one and those on which other things than memory are looked at."""
         on, again = self.desk.on, lambda g: self.show(self.desk.look(), g)
         on([widget.input for widget in self.chosen], again, self.chosen, self.shows)
-        on(tabs.select, self._turn, self.chosen, self.shows, clicks=True, looks_only=True)
+        on([tab.select for tab in tabs], self._turn, self.chosen, self.shows, clicks=True)
         filled(on(self.changes.click, self._take, self.chosen, self.what_if.values(), clicks=True))
         filled(on(self.use.click, self._take_all, self.chosen, self.what_if.values()))
         filled(on(self.back.click, lambda g: self._as_set(), (), self.what_if.values()))
 
     def _turn(self, given: Given) -> dict[Any, Any]:
         """Another tab was chosen: what is looked at is found out, if it is not known."""
-        if given.role != "owner":
-            return {}
         if given.clicked.get("value") != "VRAM":
             self._looking.discard(given.session)
             return {}
