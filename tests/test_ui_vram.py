@@ -263,12 +263,13 @@ def test_other_settings_cut_it_short_and_fewer_passes_of_the_same_do_not(
     assert children.started[1].poll() is not None
 
 
-def test_the_starter_on_an_imagined_card_is_found_out_while_the_tab_is_open(
+def test_a_model_on_an_imagined_card_is_found_out_while_the_tab_is_open(
     trainer: Trainer, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     children = Children(monkeypatch, ENDLESS)
     desk = Desk(trainer.workspace, Access(trainer.workspace))
     desk.is_warm, desk.machine = True, hardware.CPU_ONLY
+    desk.project.change(trainer.values, "test")
     with gr.Blocks():
         vram = Vram(desk)
         vram.build()

@@ -170,7 +170,7 @@ def classics(drawn: Sequence[Drawn] | None, title: str, card_gib: int) -> str:
     if drawn is None:
         return head + tag("p", "They are being counted; the pictures appear in a moment.", "quiet")
     about = (
-        f"Batch 1 on a card of {card_gib} GB, of which a little must stay free, and with nothing saved beyond "
+        f"Batch 1 on a card of {card_gib} GB, of which a little must stay free. Nothing is saved beyond "
         "what each says. A step's working "
         "memory goes while the gradients come: only what both need beyond all gradients is drawn of it."
     )
