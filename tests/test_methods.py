@@ -17,7 +17,7 @@ from conftest import Killed, Trainer
 from sdtrainer import diffusion, families, methods, result
 from sdtrainer.config import build
 from sdtrainer.events import Finished, Saved
-from sdtrainer.families import BaseSection
+from sdtrainer.families import FAMILIES, BaseSection
 from sdtrainer.formats.readers import readers_of
 from sdtrainer.methods import METHODS, method_of
 from sdtrainer.seams import ExportOrder, LearningRates, Method, Noised, ParamGroup, Parts
@@ -27,7 +27,8 @@ from sdtrainer.training import checkpoint
 RATES = LearningRates(1e-2, 5e-3)
 LAYERS = {
     "targets": "own list",
-    "own_targets": ["*attn1.to_q", "*attn2.to_k", "*proj_in", "*conv1", "*shortcut", "text_encoder.*fc1"],
+    "own_targets": ["*attn1.to_q", "*attn2.to_k", "*proj_in", "*conv1", "*shortcut", "text_encoder.*fc1"]
+    + ["text_encoder_2.*q_proj"],
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {"rank": 2} | LAYERS,
@@ -39,7 +40,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 """Of each method what makes the test cover most of it; the defaults of those not named."""
 
+WITHOUT = {"sdxl": ("hypernetwork",)}
+"""Methods that a family does not have."""
+CASES = [(f, kind) for f in FAMILIES for kind in METHODS if kind not in WITHOUT.get(f, ())]
+LAYOUTS = [(family, kind, layout) for family, kind in CASES for layout in method_of(kind).formats]
+
 EVERY_METHOD = pytest.mark.parametrize("kind", METHODS)
+ON_EVERY_FAMILY = pytest.mark.parametrize(("model", "kind"), CASES, indirect=["model"])
+
+
+@pytest.fixture
+def model(request: pytest.FixtureRequest, base: Path, sdxl: Path) -> Path:
+    return {"sd": base, "sdxl": sdxl}[request.param]
 
 
 def section_of(kind: str) -> Section:
@@ -99,14 +111,11 @@ def exported(kind: str, folder: Path, parts: Parts, section: Section, layout: st
     return method_of(kind).export(parts, section, order)
 
 
-LAYOUTS = [(kind, layout) for kind in METHODS for layout in method_of(kind).formats]
-
-
-@EVERY_METHOD
-def test_attaching_changes_nothing_where_that_is_promised(base: Path, kind: str) -> None:
+@ON_EVERY_FAMILY
+def test_attaching_changes_nothing_where_that_is_promised(model: Path, kind: str) -> None:
     with torch.no_grad():
-        before = prediction(load(base))
-        parts, method, section, groups = attached(base, kind)
+        before = prediction(load(model))
+        parts, method, section, groups = attached(model, kind)
         if method.starts_as_base:
             assert torch.equal(before, prediction(parts))
         moved(groups)
@@ -114,9 +123,9 @@ def test_attaching_changes_nothing_where_that_is_promised(base: Path, kind: str)
     assert changed > 1e-4, "training has no effect"
 
 
-@EVERY_METHOD
-def test_only_what_is_promised_changes_in_training(base: Path, kind: str) -> None:
-    parts, method, section, groups = attached(base, kind)
+@ON_EVERY_FAMILY
+def test_only_what_is_promised_changes_in_training(model: Path, kind: str) -> None:
+    parts, method, section, groups = attached(model, kind)
     trained = {id(p) for group in groups for p in group.parameters}
     modules = parts.modules
     assert trained == {id(p) for m in modules.values() for p in m.parameters() if p.requires_grad}
@@ -137,9 +146,9 @@ def test_only_what_is_promised_changes_in_training(base: Path, kind: str) -> Non
     assert all(torch.equal(old, new) for old, new in zip(before, rest, strict=True))
 
 
-@EVERY_METHOD
-def test_detaching_restores_the_base_exactly(base: Path, kind: str) -> None:
-    parts, method, section = load(base), method_of(kind), section_of(kind)
+@ON_EVERY_FAMILY
+def test_detaching_restores_the_base_exactly(model: Path, kind: str) -> None:
+    parts, method, section = load(model), method_of(kind), section_of(kind)
     before = state(parts)
     types = [(type(m), set(vars(m))) for module in parts.modules.values() for m in module.modules()]
     method.attach(parts, section, RATES)
@@ -152,9 +161,9 @@ def test_detaching_restores_the_base_exactly(base: Path, kind: str) -> None:
     method.attach(parts, section, RATES)
 
 
-@EVERY_METHOD
-def test_the_trained_model_is_counted_alike_without_weights(base: Path, kind: str) -> None:
-    parts, method, section, groups = attached(base, kind)
+@ON_EVERY_FAMILY
+def test_the_trained_model_is_counted_alike_without_weights(model: Path, kind: str) -> None:
+    parts, method, section, groups = attached(model, kind)
     modules = families.family_of(parts.facts).skeleton(parts.facts)
     for module in modules.values():
         module.requires_grad_(False)
@@ -167,37 +176,44 @@ def test_the_trained_model_is_counted_alike_without_weights(base: Path, kind: st
     assert method.exported_bytes(bare, section, "fp16") == method.exported_bytes(parts, section, "fp16") > 0
 
 
-@pytest.mark.parametrize(("kind", "layout"), LAYOUTS)
+@pytest.mark.parametrize(("model", "kind", "layout"), LAYOUTS, indirect=["model"])
 def test_an_exported_file_put_on_the_base_is_the_trained_model(
-    base: Path, tmp_path: Path, kind: str, layout: str
+    model: Path, tmp_path: Path, kind: str, layout: str
 ) -> None:
-    parts, method, section, groups = attached(base, kind)
+    parts, method, section, groups = attached(model, kind)
     moved(groups)
     files = exported(kind, tmp_path, parts, section, layout)
     assert [file.name for file in files] == list(method.outputs(section, "result", (layout,)))
-    fresh = load(base)
+    fresh = load(model)
     assert methods.recognise(files[0]) is method
     method.put_on(fresh, files[0], 1.0)
     with torch.no_grad():
         said = caption(method, section)
-        torch.testing.assert_close(prediction(fresh, said), prediction(parts, said), rtol=1e-4, atol=1e-4)
+        again = said
+        if layout == "pt" and len(parts.facts.encoders) > 1:  # holds no word: the file's name is it
+            again = said.replace(section.tokens[0], files[0].stem)  # type: ignore[attr-defined]
+        torch.testing.assert_close(prediction(fresh, again), prediction(parts, said), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "layout"), LAYOUTS)
-def test_every_file_says_which_program_reads_it(kind: str, layout: str) -> None:
-    rows = readers_of(kind, "sd", layout)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("family", "kind", "layout"), LAYOUTS)
+def test_every_file_says_which_program_reads_it(family: str, kind: str, layout: str) -> None:
+    rows = readers_of(kind, family, layout)  # type: ignore[arg-type]
     assert {row.program for row in rows} == {"A1111 / Forge", "ComfyUI", "diffusers"}
     assert all(row.how for row in rows)
 
 
-@EVERY_METHOD
+@ON_EVERY_FAMILY
 def test_a_file_of_another_base_is_refused_and_nothing_is_changed(
-    base: Path, tmp_path: Path, kind: str
+    model: Path, tmp_path: Path, kind: str
 ) -> None:
-    other = tiny.make_base(tmp_path / "wide", width=48)
+    other = tmp_path / "wide"
+    if families.recognise(BaseSection(path=str(model))).family == "sdxl":
+        tiny.make_sdxl(other, (40, 56))
+    else:
+        tiny.make_base(other, width=48)
     parts, method, section, _ = attached(other, kind)
     file = exported(kind, tmp_path / "out", parts, section, method.formats[0])[0]
-    mine = load(base)
+    mine = load(model)
     before = state(mine)
     with pytest.raises(UserError) as caught:
         method.put_on(mine, file, 1.0)

@@ -171,6 +171,141 @@ READERS: tuple[Reader, ...] = (
         'Call pipeline.load_textual_inversion("name-diffusers.safetensors"); the word is in the file.',
         "its own loader, 0.42.1",
     ),
+    Reader(
+        "full", "sdxl", "webui", "A1111 / Forge", "yes",
+        "Put the file into models/Stable-diffusion and choose it as the checkpoint.",
+        "the names and shapes of the published model; not run in it",
+    ),
+    Reader(
+        "full", "sdxl", "webui", "ComfyUI", "yes",
+        "Put the file into models/checkpoints and add a Load Checkpoint node.",
+        "the names and shapes of the published model; not run in it",
+    ),
+    Reader(
+        "full", "sdxl", "webui", "diffusers", "yes",
+        'Call StableDiffusionXLPipeline.from_single_file("name.safetensors").',
+        "its own converters, 0.42.1",
+    ),
+    Reader(
+        "full", "sdxl", "diffusers", "A1111 / Forge", "no",
+        "Export the webui file for this program.",
+    ),
+    Reader(
+        "full", "sdxl", "diffusers", "ComfyUI", "no",
+        "Export the webui file for this program.",
+    ),
+    Reader(
+        "full", "sdxl", "diffusers", "diffusers", "yes",
+        'Call StableDiffusionXLPipeline.from_pretrained("name-diffusers").',
+        "its own loader, 0.42.1",
+    ),
+    Reader(
+        "lora", "sdxl", "webui", "A1111 / Forge", "yes",
+        "Put the file into models/Lora and write <lora:name:1> into the prompt.",
+        "the names that kohya's files have; not run in it",
+    ),
+    Reader(
+        "lora", "sdxl", "webui", "ComfyUI", "yes",
+        "Put the file into models/loras and add a Load LoRA node.",
+        "its key map, 0.3.64",
+    ),
+    Reader(
+        "lora", "sdxl", "webui", "diffusers", "yes",
+        'Call pipeline.load_lora_weights("name.safetensors").',
+        "its own loader, 0.42.1",
+    ),
+    Reader(
+        "lora", "sdxl", "diffusers", "A1111 / Forge", "no",
+        "Export the webui file for this program.",
+    ),
+    Reader(
+        "lora", "sdxl", "diffusers", "ComfyUI", "no",
+        "It would leave out the attention layers: export the webui file for this program.",
+        "its key map, 0.3.64",
+    ),
+    Reader(
+        "lora", "sdxl", "diffusers", "diffusers", "yes",
+        'Call pipeline.load_lora_weights("name-diffusers.safetensors").',
+        "its own loader, 0.42.1",
+    ),
+    Reader(
+        "loha", "sdxl", "webui", "A1111 / Forge", "yes",
+        "Put the file into models/Lora and write <lora:name:1> into the prompt.",
+        "the names that kohya's files have; not run in it",
+    ),
+    Reader(
+        "loha", "sdxl", "webui", "ComfyUI", "yes",
+        "Put the file into models/loras and add a Load LoRA node.",
+        "its key map, 0.3.64",
+    ),
+    Reader(
+        "loha", "sdxl", "webui", "diffusers", "no",
+        "diffusers reads LoRA alone for Stable Diffusion: draw with it here, or train a LoRA.",
+        "its own loader, 0.42.1",
+    ),
+    Reader(
+        "lokr", "sdxl", "webui", "A1111 / Forge", "yes",
+        "Put the file into models/Lora and write <lora:name:1> into the prompt.",
+        "the names that kohya's files have; not run in it",
+    ),
+    Reader(
+        "lokr", "sdxl", "webui", "ComfyUI", "yes",
+        "Put the file into models/loras and add a Load LoRA node. Tucker convolutions are left out there.",
+        "its key map, 0.3.64",
+    ),
+    Reader(
+        "lokr", "sdxl", "webui", "diffusers", "no",
+        "diffusers reads LoRA alone for Stable Diffusion: draw with it here, or train a LoRA.",
+        "its own loader, 0.42.1",
+    ),
+    Reader(
+        "textual_inversion", "sdxl", "webui", "A1111 / Forge", "yes",
+        "Put the file into the folder embeddings and write the file's name into the prompt.",
+        "clip_l and clip_g, as its loader's source has them; not run",
+    ),
+    Reader(
+        "textual_inversion", "sdxl", "webui", "ComfyUI", "yes",
+        "Put the file into models/embeddings and write embedding:name into the prompt.",
+        "clip_l and clip_g, as its loader's source has them; not run",
+    ),
+    Reader(
+        "textual_inversion", "sdxl", "webui", "diffusers", "converted",
+        "Load the file and give its clip_l to text_encoder and tokenizer, its clip_g to text_encoder_2 and "
+        "tokenizer_2, each with pipeline.load_textual_inversion.",
+        "its own loader, 0.42.1",
+    ),
+    Reader(
+        "textual_inversion", "sdxl", "pt", "A1111 / Forge", "yes",
+        "Put the file into the folder embeddings and write the file's name into the prompt.",
+        "clip_l and clip_g, as its loader's source has them; not run",
+    ),
+    Reader(
+        "textual_inversion", "sdxl", "pt", "ComfyUI", "yes",
+        "Put the file into models/embeddings and write embedding:name into the prompt.",
+        "clip_l and clip_g, as its loader's source has them; not run",
+    ),
+    Reader(
+        "textual_inversion", "sdxl", "pt", "diffusers", "converted",
+        "Load the file and give its clip_l to text_encoder and tokenizer, its clip_g to text_encoder_2 and "
+        "tokenizer_2, each with pipeline.load_textual_inversion.",
+        "its own loader, 0.42.1",
+    ),
+    Reader(
+        "textual_inversion", "sdxl", "diffusers", "A1111 / Forge", "yes",
+        "Put the file into the folder embeddings and write the file's name into the prompt.",
+        "clip_l and clip_g, as its loader's source has them; not run",
+    ),
+    Reader(
+        "textual_inversion", "sdxl", "diffusers", "ComfyUI", "yes",
+        "Put the file into models/embeddings and write embedding:name into the prompt.",
+        "clip_l and clip_g, as its loader's source has them; not run",
+    ),
+    Reader(
+        "textual_inversion", "sdxl", "diffusers", "diffusers", "converted",
+        "Load the file and give its clip_l to text_encoder and tokenizer, its clip_g to text_encoder_2 and "
+        "tokenizer_2, each with pipeline.load_textual_inversion.",
+        "its own loader, 0.42.1",
+    ),
 )  # fmt: skip
 
 
