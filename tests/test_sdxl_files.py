@@ -240,8 +240,7 @@ def test_marks_tell_what_a_file_predicts(tmp_path: Path) -> None:
         foreign(path, marks)
         facts = recognised(path)
         assert facts.prediction_type == "v_prediction" and "marked" in facts.why
-        schedule = families.family_of(facts).load(facts, (), {}).schedule
-        assert schedule.has_zero_terminal == zero_terminal
+        assert Schedule.from_config(facts.config["scheduler"]).has_zero_terminal == zero_terminal
 
 
 def test_the_refiner_is_refused(tmp_path: Path) -> None:
