@@ -239,7 +239,7 @@ def test_marks_tell_what_a_file_predicts(tmp_path: Path) -> None:
         path = tmp_path / f"{len(marks)}.safetensors"
         foreign(path, marks)
         facts = recognised(path)
-        assert facts.prediction_type == "v_prediction" and "marked" in facts.why
+        assert facts.prediction_type == "v_prediction" and "mark v_pred" in facts.why
         assert Schedule.from_config(facts.config["scheduler"]).has_zero_terminal == zero_terminal
 
 

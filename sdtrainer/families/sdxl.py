@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .. import diffusion
 from ..formats.diffusers_folder import COMPONENTS
 from ..seams import DENOISER, Conditioning, Facts, Latents, Noised, Parts
+from ..section import UserError
 from . import clip, configs, loading, single_file, unet
 from .configs import Found
 
@@ -38,7 +39,11 @@ class StableDiffusionXL:
         if place is None or not place.pipeline.startswith("StableDiffusionXL"):
             return None
         if place.index.get(ENCODER) == [None, None]:
-            raise single_file.refiner(path)
+            raise UserError(
+                f"Base model: '{path}' is the refiner of SDXL, which only finishes what another model began.",
+                "Choose the base model of SDXL.",
+                "base.path",
+            )
         read = configs.read(place, COMPONENTS[self.name])
         width = read[DENOISER]["cross_attention_dim"]
         return Found(path, place.layout, read, f"a {place.pipeline} whose text is {width} wide")

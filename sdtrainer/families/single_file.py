@@ -53,15 +53,6 @@ def look(path: str, family: str) -> Found | None:
     return Found(path, "file", configs, why, is_undecided=not prediction.is_decided)
 
 
-def refiner(path: str) -> UserError:
-    """The error for SDXL's second model."""
-    return UserError(
-        f"Base model: '{path}' is the refiner of SDXL, which only finishes what another model began.",
-        "Choose the base model of SDXL.",
-        "base.path",
-    )
-
-
 def modules(
     path: Path, empty: Mapping[str, torch.nn.Module], configs: ldm.Configs, dtypes: Mapping[str, torch.dtype]
 ) -> dict[str, torch.nn.Module]:
