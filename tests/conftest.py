@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -24,6 +25,9 @@ from sdtrainer import workspace as workspaces
 from sdtrainer.events import Event
 from sdtrainer.training.control import Control
 from sdtrainer.workspace import RunFolder, Workspace
+
+hypothesis.settings.register_profile("busy", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("busy")
 
 LONGEST = ("test_processes.py", "test_browser.py")
 

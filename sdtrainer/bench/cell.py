@@ -18,6 +18,7 @@ from ..training.control import Control
 from ..training.looking import requests
 from ..training.run import accelerator_of
 from ..training.setup import Training, move_to, prepare
+from ..training.shortage import ran_out
 from ..workspace import Workspace
 from . import gauges, models
 from .cells import Cell
@@ -57,7 +58,9 @@ def measure(cell: Cell, home: Path, machine: Machine) -> dict[str, Any]:
             for phase in _phases(draft, home, gauge, measured):
                 peak = gauge.peak()
                 measured.allocated[phase], measured.reserved[phase] = peak.allocated, peak.reserved
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
         measured.ended = MEASURED[len(measured.allocated)]
     if machine.device == "cuda":
         gone = free - torch.cuda.mem_get_info()[0] - torch.cuda.memory_reserved()

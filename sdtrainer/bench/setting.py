@@ -10,8 +10,6 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-import torch
-
 from .. import config as configs
 from .. import workspace
 from ..plan import Plan
@@ -19,6 +17,7 @@ from ..section import UserError
 from ..training.control import Control
 from ..training.run import accelerator_of
 from ..training.setup import decide, prepare
+from ..training.shortage import ran_out
 from ..workspace import Workspace
 from . import gauges
 from .outcomes import Outcome
@@ -41,7 +40,9 @@ def measure(values: dict[str, Any], images: int, home: Workspace) -> dict[str, A
             return asdict(_measured(configs.build(values), images, Path(runs), home))
     except UserError as error:
         return asdict(Outcome(failure=str(error)))
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
         return asdict(Outcome(failure="The card's memory does not suffice."))
 
 
