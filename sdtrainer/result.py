@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import events, families, methods
+from . import events, families, methods, probe
 from .config import Config, build, parse
 from .events import Finished
 from .families import BaseSection
@@ -49,8 +49,11 @@ def sampler(base: str, adapter: Path | None = None, strength: float = 1.0) -> Sa
     facts = families.recognise(BaseSection(path=base))
     family = families.family_of(facts)
     parts = family.load(facts, facts.parts, {p: torch.float32 if p == "vae" else dtype for p in facts.parts})
+    autocast = None if dtype is torch.float32 else dtype
     for module in parts.modules.values():
         module.to(machine.device)
+    if facts.is_undecided:
+        parts.facts = probe.ask(family, parts, machine.device, autocast).of(facts)
     if adapter is not None:
         methods.recognise(adapter).put_on(parts, adapter, strength)
-    return Sampler(family, parts, machine.device, None if dtype is torch.float32 else dtype)
+    return Sampler(family, parts, machine.device, autocast)

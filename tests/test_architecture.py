@@ -35,7 +35,7 @@ ORDER = (
     "planner memory",
     "storage fitting",
     "classics",
-    "sample",
+    "sample probe",
     "verdict result",
     "training",
     "trace",

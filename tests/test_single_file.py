@@ -147,7 +147,7 @@ def sd15_to_sd21(folder: Path) -> None:
 
 def foreign(
     path: Path, width: int = 64, words: int = 100, in_channels: int = 4, spread: float = 0.0,
-    metadata: Mapping[str, str] | None = None,
+    scale: float = 1.0, metadata: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, torch.Tensor]]:  # fmt: skip
     """Write a file as another trainer would: of SD's structure, thin, without a word on how it is built."""
     is_second = width == 1024
@@ -171,7 +171,7 @@ def foreign(
     facts = Facts("sd", "", "", "file", "", "epsilon", 512, 4, 8, width, (ENCODER,), configs)
     generator = torch.Generator().manual_seed(0)
     states = {
-        part: {name: torch.randn(value.shape, generator=generator) for name, value in state.items()}
+        part: {name: scale * torch.randn(value.shape, generator=generator) for name, value in state.items()}
         for part, state in empty_states(facts).items()
     }
     states[DENOISER][TELLING[1]] = torch.linspace(-2, 2, 32) * spread

@@ -33,7 +33,7 @@ from ..sample import Sampler
 from ..seams import DENOISER, VAE, Family, Method, ParamGroup, Parts
 from ..section import UserError
 from ..workspace import RunFolder, Workspace
-from . import class_images, waiting
+from . import asking, class_images, waiting
 from .checkpoint import Trained
 from .encoding import Encoding
 from .feed import Feed
@@ -120,10 +120,15 @@ def prepare(
     yield PhaseBegan("load", f"Loading {plan.facts.title}")
     parts = _loaded(plan, family)
     waiting.arm(parts.denoiser, plan.offloaded, plan.device)
+    autocast = None if plan.precision == "fp32" else DTYPES[plan.precision]
+    if plan.facts.is_undecided:
+        plan, said = asking.settled(plan, family, parts, autocast, partial(bring_only, parts, plan))
+        yield from said
+        if accelerator.is_main_process:
+            planner.save_plan(plan, folder)
     if plan.config.noise.zero_terminal_snr:
         parts.schedule = parts.schedule.rescaled()
     parts.schedule = parts.schedule.to(plan.device)
-    autocast = None if plan.precision == "fp32" else DTYPES[plan.precision]
     sampler = Sampler(family, parts, plan.device, autocast)
     if draft.class_images is not None and not plan.config.prior.folder:
         moves = class_images.Moves(partial(move_to, parts, plan, "sample"), partial(bring_only, parts, plan))
