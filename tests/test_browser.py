@@ -243,6 +243,13 @@ def test_memory_is_drawn_as_squares(page: Any) -> None:
     tab(page, "VRAM")
     page.locator("svg.squares rect.part-weights").first.wait_for()
     page.locator("table", has_text="Because").wait_for()
+    card = page.locator("#card input")
+    card.fill("much")
+    card.press("Enter")
+    page.locator("#card.wrong", has_text="no size of a card").wait_for()
+    card.fill("7.5 GB")
+    card.press("Enter")
+    page.locator("#vram", has_text="7.1 GB may be used").wait_for()
 
 
 def test_a_run_is_trained_seen_by_two_pages_stopped_and_found_again(

@@ -51,6 +51,7 @@ def vram(desk: Desk) -> Vram:
     with gr.Blocks():
         vram = Vram(desk)
         vram.build()
+    vram.open(given(vram))
     return vram
 
 
@@ -273,13 +274,12 @@ def test_a_model_on_an_imagined_card_is_found_out_while_the_tab_is_open(
     with gr.Blocks():
         vram = Vram(desk)
         vram.build()
-    assert "Not known yet" in shown(vram, 8)[vram.picture] and not children.started
+    assert vram.show(desk.look(), given(vram, 8)) == {}
     vram._turn(given(vram, 8, {"value": "VRAM"}))
     drawn = shown(vram, 8)[vram.picture]
-    assert "found out in the background" in drawn
+    assert "Not known yet" in drawn and "found out in the background" in drawn
     until(lambda: children.started)
-    vram._turn(given(vram, 8, {"value": "Method"}))
-    shown(vram, 8)
+    assert vram._turn(given(vram, 8, {"value": "Method"})) == {}
     until(lambda: children.started[0].poll() is not None)
     desk.close()
 

@@ -123,9 +123,9 @@ class Desk:
         question = (facts.family, facts.path, repr(facts.config))
         return self._classics.get(question, lambda: classics.drawn(facts))
 
-    def find_out(self, seen: Outlook | None, machine: Machine) -> Progress | None:
-        """Have what is not known of a plan's activations found out; returns how far that is."""
-        if seen is None or seen.fit is None or seen.fit.room is None:
+    def find_out(self, seen: Outlook, machine: Machine) -> Progress | None:
+        """Have what is not known of a plan found out, unless it fits; returns how far that is."""
+        if seen.fit is None or seen.fit.room is None or seen.fit.fits:
             return self._tracer.want(None)
         assert machine.card
         from .. import fitting

@@ -22,6 +22,7 @@ from .runs import Runs
 from .share import ShareBox, Sharing
 from .train import Train
 from .view import RunView
+from .vram import TITLE as VRAM
 from .vram import Vram
 
 TICK_SECONDS = 1.0
@@ -55,7 +56,7 @@ class Page:
                     self.edit_tabs = [
                         self._tab("Dataset", self.dataset),
                         self._tab("Method", self.method),
-                        self._tab("VRAM", self.vram),
+                        self._tab(VRAM, self.vram),
                     ]
                     self.train_tab = self._tab("Train", self.train)
                     self._tab("Gallery", self.gallery)
@@ -110,7 +111,15 @@ class Page:
         marks = {self.wrong, self.marked, self.form.kind}
         on(self.wrong.change, self._mark, marks, [self.marked, *self.form.components], queue=False)
         on(self.panel.train.click, self._start, typed, [*self._settings, self.tabs], trigger_mode="once")
-        filled(on(self.panel.advice.click, self._fix, (), [self.tabs], clicks=True))
+        filled(
+            on(
+                self.panel.advice.click,
+                self._fix,
+                self.vram.chosen,
+                [self.tabs, *self.vram.shows],
+                clicks=True,
+            )
+        )
         self.header.share.wire()
         self.dataset.wire(filled)
         self.method.wire(filled)
@@ -224,7 +233,7 @@ class Page:
     def _fix(self, given: Given) -> dict[Any, Any]:
         """Answer a piece of advice, or show the tab that does."""
         if given.clicked.get("act") == "vram":
-            return {self.tabs: gr.update(selected="vram")}
+            return {self.tabs: gr.update(selected="vram")} | self.vram.open(given)
         outlook = self.desk.look()
         number = int(given.clicked.get("number", -1))
         if outlook.plan is None or not 0 <= number < len(outlook.plan.advice):

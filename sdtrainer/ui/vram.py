@@ -24,6 +24,7 @@ from .words import tag
 if TYPE_CHECKING:
     from ..fitting import Change
 
+TITLE = "VRAM"
 CARDS = (4, 6, 8, 10, 12, 16, 24, 32, 48, 80)
 OWN_CARD = "this"
 DEFAULT_CARD = 8
@@ -79,6 +80,10 @@ class Vram:
         return [self.card, self.picture, self.changes, self.choices, self.classics, self.computer]
 
     def show(self, outlook: Outlook, given: Given) -> dict[Any, Any]:
+        """Show it to who looks; for who does not, see only to the plan of this machine."""
+        if given.session not in self._looking:
+            self.desk.find_out(outlook, self.desk.machine)
+            return {}
         card, error = self._card(given)
         if error or card is None:
             return {
@@ -89,11 +94,10 @@ class Vram:
             }
         machine = self._machine(card)
         seen = self._seen(outlook, machine, given)
-        is_looked_at = machine is self.desk.machine or given.session in self._looking
         return {
             self.card: gr.update(choices=self._cards(), info=CARD_HELP, elem_classes=[])
             | ({"value": card} if given[self.card] is None else {}),
-            self.picture: self._picture(seen, machine, is_looked_at),
+            self.picture: self._picture(seen, machine),
             self.changes: self._changes(seen, machine),
             self.choices: budget.choices(seen.plan),
             self.classics: self._classics(outlook),
@@ -110,10 +114,14 @@ class Vram:
         filled(on(self.back.click, lambda g: self._as_set(), (), self.what_if.values()))
 
     def _turn(self, given: Given) -> dict[Any, Any]:
-        """Another tab was chosen: what is looked at is found out, if it is not known."""
-        if given.clicked.get("value") != "VRAM":
-            self._looking.discard(given.session)
-            return {}
+        """This tab was opened, or another."""
+        if given.clicked.get("value") == TITLE:
+            return self.open(given)
+        self._looking.discard(given.session)
+        return self.show(self.desk.look(), given)
+
+    def open(self, given: Given) -> dict[Any, Any]:
+        """Show the tab to this page from now on."""
         self._looking.add(given.session)
         return self.show(self.desk.look(), given)
 
@@ -148,8 +156,8 @@ class Vram:
     def _as_set(self) -> dict[Any, Any]:
         return dict.fromkeys(self.what_if.values(), AS_SET)
 
-    def _picture(self, seen: Outlook, machine: Machine, is_looked_at: bool) -> str:
-        progress = self.desk.find_out(seen if is_looked_at else None, machine)
+    def _picture(self, seen: Outlook, machine: Machine) -> str:
+        progress = self.desk.find_out(seen, machine)
         if seen.plan is None:
             return tag("p", words.safe(seen.error or "There is no plan yet."), "bad")
         if seen.fit is None:
