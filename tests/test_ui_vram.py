@@ -141,8 +141,9 @@ def test_another_method_comes_with_its_own_settings(vram: Vram) -> None:
 
 def test_what_is_tried_is_shown_and_not_kept_until_it_is_taken(vram: Vram) -> None:
     before = vram.desk.project.values
-    assert "Does not fit" in shown(vram)[vram.picture]
-    assert "Fits" in shown(vram, name="adamw8bit", checkpointing="on")[vram.picture]
+    mine, tried = (shown(vram, **v)[vram.picture] for v in ({}, {"name": "adamw8bit", "checkpointing": "on"}))
+    assert "Does not fit" in mine and "Fits" in tried
+    assert "not your settings" in tried and "not your settings" not in mine
     assert vram.desk.project.values == before
     assert set(vram._take_all(given(vram, resolution=256)).values()) == {AS_SET}
     assert vram.desk.project.values["train"]["resolution"] == 256

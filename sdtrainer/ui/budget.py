@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import storage
 from ..config import knobs
 from ..hardware import GIB, Machine
-from ..methods import METHODS, method_of
+from ..methods import method_of
 from ..plan import PHASES, Plan
+from ..section import Knob
 from . import pictures, words
 from .project import METHOD
 from .tracing import Progress
@@ -198,16 +199,21 @@ def _classic(one: Drawn, card_gib: int) -> str:
 
 
 def title_of(path: str) -> str:
-    return "Method" if path == METHOD else _titles().get(path, path)
+    """Return a setting's title."""
+    return "Method" if path == METHOD else knobs_by_path()[path].title
 
 
 def value_of(path: str, value: Any) -> str:
     """Return a setting's value as the page names it."""
-    return method_of(value).title if path == METHOD and value in METHODS else words.value(value)
+    if path == METHOD:
+        return method_of(value).title
+    unit = knobs_by_path()[path].unit
+    has_unit = unit and isinstance(value, int | float) and value not in (0, 1)
+    return f"{words.value(value)} {unit}" if has_unit else words.value(value)
 
 
-def _titles() -> Mapping[str, str]:
-    return {knob.path: knob.title for knob in knobs()}
+def knobs_by_path() -> dict[str, Knob]:
+    return {knob.path: knob for knob in knobs()}
 
 
 def _table(titles: Sequence[str], rows: Sequence[str], class_: str = "") -> str:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from .. import hardware
-from ..config import knobs
 from ..hardware import LEAST_GIB, MOST_GIB, Machine
 from ..methods import method_of
 from ..section import UserError, override
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from ..fitting import Change
 
 TITLE = "VRAM"
+TRIED = tag("p", "This is what you try under 'What if', and not your settings.", "quiet")
 CARDS = (4, 6, 8, 10, 12, 16, 24, 32, 48, 80)
 OWN_CARD = "this"
 DEFAULT_CARD = 8
@@ -51,14 +51,14 @@ class Vram:
         self.card = gr.Dropdown(allow_custom_value=True, label="Card", info=CARD_HELP, elem_id="card")
         self.picture = gr.HTML(elem_id="vram")
         self.changes = gr.HTML(js_on_load=CLICKS, elem_id="changes")
-        titles = {knob.path: knob for knob in knobs()}
+        knobs = budget.knobs_by_path()
         with gr.Accordion("What if: try settings without changing yours", open=False, elem_id="what-if"):
             with gr.Row(elem_classes="grid"):
                 self.what_if = {
                     path: gr.Dropdown(
-                        [(AS_SET, AS_SET), *((words.value(v), v) for v in values or titles[path].choices)],
+                        [(AS_SET, AS_SET), *((words.value(v), v) for v in values or knobs[path].choices)],
                         value=AS_SET,
-                        label=label_of(titles[path]),
+                        label=label_of(knobs[path]),
                         min_width=150,
                     )
                     for path, values in WHAT_IF.items()
@@ -97,7 +97,7 @@ class Vram:
         return {
             self.card: gr.update(choices=self._cards(), info=CARD_HELP, elem_classes=[])
             | ({"value": card} if given[self.card] is None else {}),
-            self.picture: self._picture(seen, machine),
+            self.picture: (TRIED if self._tried(given) else "") + self._picture(seen, machine),
             self.changes: self._changes(seen, machine),
             self.choices: budget.choices(seen.plan),
             self.classics: self._classics(outlook),
