@@ -227,11 +227,11 @@ def peak(ledger: Ledger) -> int:
     return ledger.held(ledger.peak_phase)
 
 
-def combinations(plan: Plan, axes: Sequence[Axis]) -> list[Plan]:
-    """Return every legal plan that differs in these axes only, the fastest first."""
+def combinations(plan: Plan, axes: Sequence[Axis]) -> Iterator[Plan]:
+    """Yield every legal plan that differs in these axes only, the fastest first."""
     picks = product(*(axis.options(plan) for axis in axes))
     ordered = sorted(picks, key=lambda options: prod(o.slower for o in options))
-    return [made for options in ordered if (made := _put(plan, options)) is not None]
+    return (made for options in ordered if (made := _put(plan, options)) is not None)
 
 
 def unknown(plan: Plan) -> list[Plan]:

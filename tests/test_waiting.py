@@ -248,7 +248,7 @@ def test_offloading_saves_on_the_card_and_takes_main_memory(trainer: Trainer) ->
 def test_checkpointing_follows_if_it_is_not_fixed(trainer: Trainer) -> None:
     plan = planner.draft(trainer.config(train__offload="all"), trainer.workspace, CARD).plan
     free = [axis for axis in fitting.AXES if axis.is_free(plan)]
-    tried = fitting.combinations(plan, free)
+    tried = list(fitting.combinations(plan, free))
     assert len(tried) > 1
     for made in (plan, *tried):
         assert made.checkpointing and made.place(DENOISER, "train").is_checkpointed
