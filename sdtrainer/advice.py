@@ -35,13 +35,13 @@ def advise(plan: Plan, census: Census) -> tuple[Advice, ...]:
         )
     if plan.showings > 400:
         found.append(Advice(f"Every image is shown {plan.showings:.0f} times: it may be learnt by heart."))
-    small = [s for s in census.samples if min(s.width, s.height) < 0.5 * max(plan.resolutions)]
+    made_for, side = plan.facts.resolution, max(plan.resolutions)
+    if side < 0.6 * made_for:
+        told = f"{plan.facts.title} was made for {made_for} px, and draws badly at {side} px."
+        found.append(Advice(told, {"train.resolution": made_for}))
+    small = [s for s in census.samples if min(s.width, s.height) < 0.5 * side]
     if small:
-        found.append(
-            Advice(
-                f"{len(small)} images are much smaller than {max(plan.resolutions)} px and will look soft."
-            )
-        )
+        found.append(Advice(f"{len(small)} images are much smaller than {side} px and will look soft."))
     return tuple(found)
 
 

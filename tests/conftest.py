@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores are shared by the test processes
 
+import sd15
+import sdxl as published_sdxl
 import tiny
 
 from sdtrainer import config as configs
@@ -45,6 +47,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_sdxl(tmp_path_factory.mktemp("models") / "sdxl")
+
+
+@pytest.fixture(scope="session")
+def published_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The models that presets are made for, by their ids on the hub: folders without weights."""
+    models = tmp_path_factory.mktemp("published")
+    return {
+        sd15.HUB_ID: str(sd15.write(models / "sd15")),
+        published_sdxl.HUB_ID: str(published_sdxl.write(models / "sdxl")),
+    }
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sdtrainer.bench import models
 
+HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 UNET, VAE, TEXT_ENCODER = 859_520_964, 83_653_863, 123_060_480
 """Parameters of the published weights."""
 

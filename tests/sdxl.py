@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+HUB_ID = "stabilityai/stable-diffusion-xl-base-1.0"
 UNET, VAE, TEXT_ENCODER, TEXT_ENCODER_2 = 2_567_463_684, 83_653_863, 123_060_480, 694_659_840
 """Parameters of the published weights."""
 

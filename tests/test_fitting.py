@@ -25,10 +25,10 @@ PROMISING = [p for p in presets.presets() if p.promises.get("vram_gib")]
 assert len(PROMISING) > 10
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture
+def published(published_models: dict[str, str]) -> str:
     """Stable Diffusion 1.5, without weights."""
-    return str(sd15.write(tmp_path_factory.mktemp("models") / "sd15"))
+    return published_models[sd15.HUB_ID]
 
 
 @pytest.fixture
@@ -70,8 +70,11 @@ def test_sd15_fits(trainer: Trainer, sd: Any, gib: float, changes: dict[str, Any
 
 
 @pytest.mark.parametrize("preset", PROMISING, ids=lambda preset: preset.name)
-def test_every_preset_keeps_its_promise(workspace: Workspace, published: str, preset: presets.Preset) -> None:
-    own = {"base.path": published, "data.folder": "starter", "sample.prompts": ["a picture"]}
+def test_every_preset_keeps_its_promise(
+    workspace: Workspace, published_models: dict[str, str], preset: presets.Preset
+) -> None:
+    base = published_models[preset.values["base"]["path"]]
+    own = {"base.path": base, "data.folder": "starter", "sample.prompts": ["a picture"]}
     config = configs.build(override(presets.apply({}, preset), own))
     found = fitted(config, workspace, preset.promises["vram_gib"])
     assert found.fits, f"{peak(found.ledger) / GIB:.2f} of {(found.room or 0) / GIB:.2f} GiB"

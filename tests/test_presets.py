@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import sd15
+import sdxl
 
 from sdtrainer import planner
 from sdtrainer import presets as shipped
@@ -17,14 +18,7 @@ from sdtrainer.section import UserError, override
 from sdtrainer.workspace import Workspace
 
 PRESETS = presets()
-ONLINE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 PROMISES = {"basis", "vram_gib", "minutes", "card"}
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Stable Diffusion 1.5, without weights."""
-    return str(sd15.write(tmp_path_factory.mktemp("models") / "sd15"))
 
 
 def config_of(chosen: Preset) -> Config:
@@ -54,7 +48,7 @@ def test_a_preset_is_valid_and_differs_from_the_defaults(chosen: Preset) -> None
     differing = changed(config, Config())
     assert len(differing) >= 4
     assert chosen.values["method"]["kind"] == config.method.kind
-    assert config.base.path in ("starter", ONLINE)
+    assert config.base.path in ("starter", sd15.HUB_ID, sdxl.HUB_ID)
     assert config.data.folder == ("starter" if config.base.path == "starter" else "")
 
 
@@ -64,9 +58,11 @@ def test_no_two_presets_are_the_same() -> None:
     assert len({p.title for p in PRESETS}) == len(PRESETS)
 
 
-def test_the_small_file_is_as_small_as_it_says(published: str, images: Path, workspace: Workspace) -> None:
+def test_the_small_file_is_as_small_as_it_says(
+    published_models: dict[str, str], images: Path, workspace: Workspace
+) -> None:
     chosen = preset("sd15-small-file-8gb")
-    here = {"base.path": published, "data.folder": str(images)}
+    here = {"base.path": published_models[sd15.HUB_ID], "data.folder": str(images)}
     config = build(override(apply(Config().values(), chosen), here))
     size = estimate(planner.draft(config, workspace, CPU_ONLY).plan).exported_bytes
     assert "about 2 MB" in chosen.about and 1.5e6 < size < 2.5e6

@@ -58,9 +58,9 @@ def export(parts: Parts, folder: Path, layout: str, **method: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Facts:
+def published(published_models: dict[str, str]) -> Facts:
     """SDXL 1.0, without weights."""
-    return recognised(published_sdxl.write(tmp_path_factory.mktemp("models") / "sdxl10"))
+    return recognised(Path(published_models[published_sdxl.HUB_ID]))
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,9 @@ class StableDiffusionXL:
     def encode_text(
         self, parts: Parts, tokens: Mapping[str, torch.Tensor], clip_skip: int, sizes: torch.Tensor
     ) -> Conditioning:
-        """Of several windows the first gives the pooled text. The final norm is left out, as in training."""
+        """Of several windows the first gives the pooled text. The final norm is left out, as the model was
+        trained; so is one layer at least.
+        """
         import torch
 
         said = {
@@ -71,7 +73,8 @@ class StableDiffusionXL:
             for name in (ENCODER, ENCODER_2)
         }
         hidden = [
-            clip.joined(output.hidden_states[-2 - clip_skip], tokens[name]) for name, output in said.items()
+            clip.joined(output.hidden_states[-1 - max(1, clip_skip)], tokens[name])
+            for name, output in said.items()
         ]
         encoder, ids = parts.modules[ENCODER_2], tokens[ENCODER_2]
         end = encoder.config.eos_token_id

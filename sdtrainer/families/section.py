@@ -38,8 +38,8 @@ class BaseSection(Section):
         0,
         "CLIP skip",
         "How many of the text encoder's last layers are left out. 0 for most models; 1 for those trained "
-        "that way "
-        "(called 'clip skip 2' elsewhere). A wrong value weakens prompts.",
+        "that way (called 'clip skip 2' elsewhere). A wrong value weakens prompts. SDXL leaves out one at "
+        "least: 0 and 1 are the same there.",
         ge=0,
         le=11,
     )

@@ -73,8 +73,10 @@ def accelerator_of(plan: Plan, folder: RunFolder) -> Accelerator:
     """Return accelerate's hand on mixed precision, several processes and trackers; its state is one per
     process.
     """
-    # a text encoder that rests has no gradients, for which the other processes would else wait
-    handlers = [DistributedDataParallelKwargs(find_unused_parameters=plan.encoder_steps < plan.total_steps)]
+    # a text encoder that rests has no gradients, nor have its layers behind the one that is read: the other
+    # processes would else wait for them
+    learns = any(part in plan.facts.encoders for part in plan.trained_parts)
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=learns)]
     return Accelerator(
         mixed_precision=_MIXED[plan.precision],
         cpu=plan.device == "cpu",
