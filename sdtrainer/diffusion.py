@@ -2,14 +2,14 @@
 
 Symbols are the papers': alpha_bar is `schedule.alphas_cumprod`, x0 the clean latents, eps the noise, x_t the
 noisy latents: x_t = alpha x0 + sigma eps with alpha = sqrt(alpha_bar_t) and sigma = sqrt(1 - alpha_bar_t).
-SNR = alpha^2 / sigma^2. Flow matching writes s for sigma: x_s = (1 - s) x0 + s eps.
+SNR = alpha^2 / sigma^2. Flow matching is flow.py's; its settings are here.
 
-Shapes: B batch, C latent channels, h w latents, N timesteps. t (B,) whole numbers, s (B,) in [0, 1].
+Shapes: B batch, C latent channels, h w latents, N timesteps. t (B,) whole numbers.
 Every random draw takes a generator that lies on the device drawn on, and nothing here waits for the GPU.
 Knows no model, no file and no trainer. Importing it does not import torch.
 
 Sources: Ho et al. 2020 (arXiv 2006.11239), Salimans & Ho 2022 (2202.00512), Hang et al. 2023 (2303.09556),
-Lin et al. 2023 (2305.08891), Esser et al. 2024 (2403.03206).
+Lin et al. 2023 (2305.08891).
 """
 
 from __future__ import annotations
@@ -77,6 +77,20 @@ class NoiseSection(Section):
         ge=1,
         le=1000,
     )
+    density: Literal["logit-normal", "mode", "uniform"] = knob(
+        "logit-normal",
+        "Timesteps drawn",
+        "Stable Diffusion 3 alone: which timesteps are trained most. logit-normal: the middle, as the model "
+        "itself was trained; mode: the middle a little more than the ends; uniform: all alike.",
+    )
+    shift: float = knob(
+        0.0,
+        "Timestep shift",
+        "Stable Diffusion 3 alone: above 1, noisier timesteps are trained more, which large pictures need. 0 "
+        "takes the model's own, usually 3; 1 is none.",
+        ge=0.0,
+        le=20.0,
+    )
     zero_terminal_snr: bool = knob(
         False,
         "Zero terminal SNR",
@@ -112,14 +126,30 @@ def check(section: NoiseSection, prediction_type: PredictionType) -> None:
 
 def warnings(section: NoiseSection, prediction_type: PredictionType) -> list[str]:
     """Say which settings have no effect, or spoil each other, for what the base model predicts."""
-    said = []
-    if prediction_type == "flow" and section.min_snr_gamma:
-        said.append("Min-SNR gamma is ignored: this base model is trained by flow matching.")
+    said = [
+        f"{title} is ignored: {reason}."
+        for name, title, reason in (_NOT_IN_FLOW if prediction_type == "flow" else _ONLY_IN_FLOW)
+        if getattr(section, name) not in (0, NoiseSection.model_fields[name].default)
+    ]
+    if prediction_type == "flow":
+        return said
     if section.zero_terminal_snr and section.offset:
         said.append("Noise offset and Zero terminal SNR do the same work: use one of them.")
     if section.zero_terminal_snr and section.min_snr_gamma:
         said.append("Min-SNR gamma gives the last timestep, where the SNR is zero, no weight: set it to 0.")
     return said
+
+
+_FLOW = "this base model is trained by flow matching"
+_NOT_IN_FLOW = (
+    ("min_snr_gamma", "Min-SNR gamma", _FLOW),
+    ("offset", "Noise offset", f"{_FLOW}, and its last timestep is pure noise already"),
+)
+_ONLY_IN_FLOW = (
+    ("density", "Timesteps drawn", "this base model is not trained by flow matching, but on all alike"),
+    ("shift", "Timestep shift", "this base model is not trained by flow matching"),
+)
+"""Settings that have no effect, unless they are 0 or as they come."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +208,7 @@ def target(
 ) -> torch.Tensor:
     """Return what the denoiser should say of x_t: eps, x0 or v = alpha eps - sigma x0.
 
-    Source: Salimans & Ho 2022, section 4. Flow matching's target needs no schedule: see `flow_target`.
+    Source: Salimans & Ho 2022, section 4. Flow matching's needs no schedule: flow.py.
     """
     if prediction_type == "epsilon":
         return noise
@@ -285,49 +315,6 @@ def error(prediction: torch.Tensor, target: torch.Tensor, section: NoiseSection)
     else:
         each = F.mse_loss(prediction, target, reduction="none")
     return each.flatten(1).mean(1)
-
-
-def flow_noise(latents: torch.Tensor, noise: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-    """Return x_s on the straight path from latents to noise. Source: Esser et al. 2024, equation 13."""
-    s = s.view(-1, *[1] * (latents.ndim - 1)).to(latents.dtype)
-    return (1.0 - s) * latents + s * noise
-
-
-def flow_target(latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Return the velocity dx_s / ds of the straight path."""
-    return noise - latents
-
-
-def flow_x0(prediction: torch.Tensor, noisy_latents: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-    """Return the clean latents that a velocity implies."""
-    return noisy_latents - s.view(-1, *[1] * (noisy_latents.ndim - 1)).to(noisy_latents.dtype) * prediction
-
-
-def draw_logit_normal(
-    generator: torch.Generator, batch: int, device: torch.device | str, mean: float = 0.0, std: float = 1.0
-) -> torch.Tensor:
-    """Draw s whose logit is normal, (B,): most in the middle. Source: Esser et al. 2024, equation 19."""
-    import torch
-
-    return torch.sigmoid(mean + std * torch.randn(batch, generator=generator, device=device))
-
-
-def draw_mode(
-    generator: torch.Generator, batch: int, device: torch.device | str, scale: float = 1.29
-) -> torch.Tensor:
-    """Draw s with a chosen weight in the middle, (B,). Source: Esser et al. 2024, equation 20."""
-    import torch
-
-    u = torch.rand(batch, generator=generator, device=device)
-    return 1.0 - u - scale * (torch.cos(math.pi / 2 * u).square() - 1.0 + u)
-
-
-def shift(s: torch.Tensor, factor: float) -> torch.Tensor:
-    """Move s towards noise, as larger pictures need: factor s / (1 + (factor - 1) s). SD3 has 3 at 1024 px.
-
-    Source: Esser et al. 2024, equation 23, whose sqrt(m / n) is `factor`.
-    """
-    return factor * s / (1.0 + (factor - 1.0) * s)
 
 
 def _betas(config: Mapping[str, Any]) -> torch.Tensor:

@@ -262,6 +262,12 @@ class _Choices:
 
 def _with_prediction(facts: Facts, config: Config) -> Facts:
     wanted = config.base.prediction_type
+    if wanted != "auto" and facts.prediction_type == "flow":
+        raise UserError(
+            f"Prediction type: {facts.title} is trained by flow matching, and not to predict {wanted}.",
+            "Choose 'auto'.",
+            "base.prediction_type",
+        )
     return facts if wanted == "auto" else replace(facts, prediction_type=wanted, is_undecided=False)
 
 

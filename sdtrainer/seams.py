@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from .diffusion import NoiseSection, Schedule
     from .section import Section
 
-DENOISER, VAE = "denoiser", "vae"
+DENOISER, VAE, T5 = "denoiser", "vae", "text_encoder_3"
+T5_TOKENS = 256
+"""How many tokens of a caption T5 reads; fewer are filled up."""
 Goal = Literal["subject", "style", "concept"]
 GOALS: tuple[Goal, ...] = get_args(Goal)
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -56,6 +58,16 @@ class Facts:
     @property
     def parts(self) -> tuple[str, ...]:
         return (DENOISER, VAE, *self.encoders)
+
+    @property
+    def has_unet(self) -> bool:
+        """Whether the denoiser is a UNet, with convolutions and a way down and up, or else a transformer."""
+        return self.family != "sd3"
+
+    @property
+    def learning_encoders(self) -> tuple[str, ...]:
+        """The text encoders that can be taught, which are CLIP's: T5 stays as it is."""
+        return tuple(name for name in self.encoders if name != T5)
 
 
 @dataclass
@@ -158,7 +170,7 @@ class Family(Protocol):
 
     def tokenize(self, parts: Parts, captions: Sequence[str], chunks: int) -> dict[str, torch.Tensor]:
         """Return token ids per encoder, (B, chunks x 77): captions beyond 75 tokens continue in the next
-        chunk.
+        chunk. Those of T5 are (B, 256).
         """
 
     def count_tokens(self, parts: Parts, caption: str) -> int:

@@ -60,6 +60,11 @@ def published_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]
 
 
 @pytest.fixture(scope="session")
+def sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_sd3(tmp_path_factory.mktemp("models") / "sd3")
+
+
+@pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_images(tmp_path_factory.mktemp("pictures") / "images", 5)
 

@@ -19,6 +19,7 @@ ORDER = (
     "files seeds events hardware",
     "starter",  # makes the starter model: knows no more of the app than this
     "diffusion",
+    "flow",
     "seams",
     "anatomy",
     "formats optim",

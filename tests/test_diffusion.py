@@ -11,6 +11,7 @@ from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from pydantic import ValidationError
 
 from sdtrainer import diffusion as d
+from sdtrainer import flow
 from sdtrainer.section import UserError, walk
 
 SD1 = {
@@ -191,22 +192,22 @@ def test_flow_equals_diffusers_and_inverts():
     latents, noise, _ = drawn()
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     s = scheduler.sigmas[[0, 100, 300, 500, 900, 999]]
-    noisy = d.flow_noise(latents, noise, s)
+    noisy = flow.add_noise(latents, noise, s)
     timesteps = scheduler.timesteps[[0, 100, 300, 500, 900, 999]]
     torch.testing.assert_close(noisy, scheduler.scale_noise(latents, timesteps, noise))
-    torch.testing.assert_close(d.flow_x0(d.flow_target(latents, noise), noisy, s), latents, rtol=0, atol=1e-5)
+    torch.testing.assert_close(flow.to_x0(flow.target(latents, noise), noisy, s), latents, rtol=0, atol=1e-5)
     plain = torch.linspace(1, 1000, 1000).flip(0) / 1000
-    torch.testing.assert_close(d.shift(plain, 3.0), scheduler.sigmas[:1000])
+    torch.testing.assert_close(flow.shift(plain, 3.0), scheduler.sigmas[:1000])
 
 
 def test_flow_densities_have_the_papers_shape():
     generator = torch.Generator().manual_seed(0)
-    s = d.draw_logit_normal(generator, 20_000, "cpu", mean=0.5, std=2.0)
+    s = flow.draw_logit_normal(generator, 20_000, "cpu", mean=0.5, std=2.0)
     logits = torch.logit(s.double())
     assert logits.mean().item() == pytest.approx(0.5, abs=0.05)
     assert logits.std().item() == pytest.approx(2.0, abs=0.05)
     for scale in (-1.0, 0.0, 1.29):
-        s = d.draw_mode(generator, 200_000, "cpu", scale)
+        s = flow.draw_mode(generator, 200_000, "cpu", scale)
         assert s.min() >= 0.0 and s.max() <= 1.0
         density = ((s - 0.5).abs() < 0.01).float().mean().item() / 0.02
         assert density == pytest.approx(1 / (1 - scale * (math.pi / 2 - 1)), rel=0.15)
@@ -225,9 +226,9 @@ def test_nothing_reads_a_tensor_back():
             noisy, target, d.NoiseSection(loss="huber")
         )
         assert loss.shape == (2,)
-    s = d.shift(t.float(), 3.0)
+    s = flow.shift(t.float(), 3.0)
     assert (
-        d.flow_x0(d.flow_target(latents, latents), d.flow_noise(latents, latents, s), s).shape
+        flow.to_x0(flow.target(latents, latents), flow.add_noise(latents, latents, s), s).shape
         == latents.shape
     )
 
@@ -247,7 +248,11 @@ def test_ill_posed_settings_are_refused_with_the_remedy():
 
 
 def test_ignored_settings_are_said():
-    assert "ignored" in d.warnings(d.NoiseSection(), "flow")[0]
+    assert d.warnings(d.NoiseSection(), "flow") == []
+    odd = d.NoiseSection(min_snr_gamma=1, offset=0.05, density="uniform", shift=1)
+    said = d.warnings(odd, "flow"), d.warnings(odd, "epsilon")
+    assert all(len(lines) == 2 and all("ignored" in line for line in lines) for lines in said)
+    assert not set(said[0]) & set(said[1])
     assert len(d.warnings(d.NoiseSection(zero_terminal_snr=True, offset=0.05), "v_prediction")) == 2
     assert d.warnings(d.NoiseSection(), "epsilon") == []
 

@@ -165,7 +165,7 @@ def test_what_is_no_base_model_is_told_and_refused(tmp_path: Path, name: str) ->
 REFUSED = {
     "SD1 without its text encoder": "lacks its text encoder",
     "SD1, inpainting": "is Stable Diffusion 1, for inpainting",
-    "SD3.5 large": "is Stable Diffusion 3.5 Large, which cannot be trained here yet",
+    "SD2 unCLIP": "is Stable Diffusion 2 unCLIP, which cannot be trained here yet",
     "refiner": "is the refiner of Stable Diffusion XL, which cannot",
 }
 
@@ -392,6 +392,6 @@ def test_folders_are_told(base: Path, tmp_path: Path) -> None:
     assert recognition.look(ASSETS / "starter-model").base == "SD1"
     assert recognition.look(base / "vae").kind == "vae"
     assert recognition.look(tmp_path).kind == "unknown"
-    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
-    with pytest.raises(UserError, match="Stable Diffusion 3 Medium, which cannot be trained here yet"):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(UserError, match="Flux, which cannot be trained here yet"):
         families.recognise(BaseSection(path=str(tmp_path)))

@@ -25,11 +25,14 @@ from sdtrainer.section import Section, UserError
 from sdtrainer.training import checkpoint
 
 RATES = LearningRates(1e-2, 5e-3)
+OWN_LIST = "own list"
 LAYERS = {
-    "targets": "own list",
+    "targets": OWN_LIST,
     "own_targets": ["*attn1.to_q", "*attn2.to_k", "*proj_in", "*conv1", "*shortcut", "text_encoder.*fc1"]
     + ["text_encoder_2.*q_proj"],
 }
+OF_SD3 = ["*attn.to_q", "*attn.add_k_proj", "*ff_context.net.2", "*norm1.linear", "pos_embed.proj"]
+OF_SD3 += ["text_encoder.*fc1", "text_encoder_2.*q_proj"]
 SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {"rank": 2} | LAYERS,
     "loha": {"rank": 2} | LAYERS,
@@ -40,7 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 """Of each method what makes the test cover most of it; the defaults of those not named."""
 
-WITHOUT = {"sdxl": ("hypernetwork",)}
+WITHOUT = {"sdxl": ("hypernetwork",), "sd3": ("hypernetwork", "full")}
 """Methods that a family does not have."""
 CASES = [(f, kind) for f in FAMILIES for kind in METHODS if kind not in WITHOUT.get(f, ())]
 LAYOUTS = [(family, kind, layout) for family, kind in CASES for layout in method_of(kind).formats]
@@ -50,12 +53,15 @@ ON_EVERY_FAMILY = pytest.mark.parametrize(("model", "kind"), CASES, indirect=["m
 
 
 @pytest.fixture
-def model(request: pytest.FixtureRequest, base: Path, sdxl: Path) -> Path:
-    return {"sd": base, "sdxl": sdxl}[request.param]
+def model(request: pytest.FixtureRequest, base: Path, sdxl: Path, sd3: Path) -> Path:
+    return {"sd": base, "sdxl": sdxl, "sd3": sd3}[request.param]
 
 
-def section_of(kind: str) -> Section:
-    return build({"method": {"kind": kind} | SETTINGS.get(kind, {})}).method
+def section_of(kind: str, family: str = "sd") -> Section:
+    settings = SETTINGS.get(kind, {})
+    if family == "sd3" and settings.get("targets") == OWN_LIST:
+        settings = settings | {"own_targets": OF_SD3}
+    return build({"method": {"kind": kind} | settings}).method
 
 
 def load(base: Path) -> Parts:
@@ -70,7 +76,8 @@ def _loaded(base: Path) -> Parts:
 
 
 def attached(base: Path, kind: str) -> tuple[Parts, Method, Section, list[ParamGroup]]:
-    parts, method, section = load(base), method_of(kind), section_of(kind)
+    parts, method = load(base), method_of(kind)
+    section = section_of(kind, parts.facts.family)
     return parts, method, section, method.attach(parts, section, RATES)
 
 
@@ -86,7 +93,7 @@ def moved(groups: Iterable[ParamGroup]) -> None:
 def prediction(parts: Parts, caption: str = "a disc") -> torch.Tensor:
     """What the denoiser says to a fixed input and caption."""
     family = families.family_of(parts.facts)
-    noisy = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    noisy = torch.randn(2, parts.facts.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0))
     tokens = family.tokenize(parts, [caption, "zib"], 1)
     said = family.encode_text(parts, tokens, 0, torch.zeros(2, 6))
     times = torch.tensor([100, 900])
@@ -148,7 +155,8 @@ def test_only_what_is_promised_changes_in_training(model: Path, kind: str) -> No
 
 @ON_EVERY_FAMILY
 def test_detaching_restores_the_base_exactly(model: Path, kind: str) -> None:
-    parts, method, section = load(model), method_of(kind), section_of(kind)
+    parts, method = load(model), method_of(kind)
+    section = section_of(kind, parts.facts.family)
     before = state(parts)
     types = [(type(m), set(vars(m))) for module in parts.modules.values() for m in module.modules()]
     method.attach(parts, section, RATES)
@@ -207,10 +215,11 @@ def test_a_file_of_another_base_is_refused_and_nothing_is_changed(
     model: Path, tmp_path: Path, kind: str
 ) -> None:
     other = tmp_path / "wide"
-    if families.recognise(BaseSection(path=str(model))).family == "sdxl":
-        tiny.make_sdxl(other, (40, 56))
-    else:
-        tiny.make_base(other, width=48)
+    {
+        "sd": lambda: tiny.make_base(other, width=48),
+        "sdxl": lambda: tiny.make_sdxl(other, (40, 56)),
+        "sd3": lambda: tiny.make_sd3(other, (20, 28)),
+    }[families.recognise(BaseSection(path=str(model))).family]()
     parts, method, section, _ = attached(other, kind)
     file = exported(kind, tmp_path / "out", parts, section, method.formats[0])[0]
     mine = load(model)

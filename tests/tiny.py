@@ -64,6 +64,60 @@ def make_sdxl(folder: Path, widths: tuple[int, int] = (32, 48), seed: int = 0, *
     return folder
 
 
+def make_sd3(folder: Path, widths: tuple[int, int] = (16, 24), with_t5: bool = False, seed: int = 0) -> Path:
+    """Write a StableDiffusion3Pipeline folder as small, with CLIP text encoders of these widths: SD3.5 medium
+    with one block of two attentions.
+    """
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+    from transformers import CLIPTextModelWithProjection, T5EncoderModel
+
+    torch.manual_seed(seed)
+    tokenizers = [make_tokenizer(folder.with_name(f"{folder.name}-tokenizer-{n}")) for n in (1, 2)]
+    tokenizers[1].pad_token = "!"
+    text, text_2 = (
+        CLIPTextModelWithProjection(_text(t, w, eos_token_id=2, projection_dim=w))
+        for t, w in zip(tokenizers, widths, strict=True)
+    )
+    spelling = make_t5_tokenizer() if with_t5 else None
+    transformer = SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=sum(widths) + 8, caption_projection_dim=16,
+        pooled_projection_dim=sum(widths), pos_embed_max_size=12, dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )  # fmt: skip
+    pipeline = StableDiffusion3Pipeline(
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=_vae(
+            latent_channels=16, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False,
+            use_post_quant_conv=False,
+        ),
+        text_encoder=text, tokenizer=tokenizers[0], text_encoder_2=text_2, tokenizer_2=tokenizers[1],
+        text_encoder_3=T5EncoderModel(_t5(spelling, sum(widths) + 8)) if spelling else None,
+        tokenizer_3=spelling,
+    )  # fmt: skip
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def make_t5_tokenizer():  # type: ignore[no-untyped-def]
+    """Return a tokenizer of T5 that spells."""
+    from transformers import T5TokenizerFast
+
+    letters = [(chr(c), -3.0) for c in range(97, 123)]
+    words = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *letters]
+    return T5TokenizerFast(vocab=words, extra_ids=0)
+
+
+def _t5(tokenizer, width: int):  # type: ignore[no-untyped-def]
+    from transformers import T5Config
+
+    return T5Config(
+        vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=2 * width, num_layers=1, num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+
+
 def _text(tokenizer, width: int, **changes: int):  # type: ignore[no-untyped-def]
     from transformers import CLIPTextConfig
 
@@ -78,11 +132,11 @@ def _text(tokenizer, width: int, **changes: int):  # type: ignore[no-untyped-def
 def _vae(**changes: float):  # type: ignore[no-untyped-def]
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL(
+    values = dict(
         block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, norm_num_groups=4, sample_size=64,
-        **changes,
     )  # fmt: skip
+    return AutoencoderKL(**values | changes)
 
 
 def _scheduler(**changes: object):  # type: ignore[no-untyped-def]

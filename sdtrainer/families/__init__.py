@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from .section import STARTER, BaseSection
 if TYPE_CHECKING:
     from ..seams import Facts, Family
 
-FAMILIES = ("sd", "sdxl")
+FAMILIES = ("sd", "sdxl", "sd3")
 ASSETS = Path(__file__).parents[2] / "assets"
 
 __all__ = ["ASSETS", "FAMILIES", "STARTER", "BaseSection", "family_of", "recognise", "why_no_base"]
@@ -45,7 +46,7 @@ def recognise(section: BaseSection) -> Facts:
     for name in FAMILIES:
         facts = load_family(name).recognise(path)
         if facts is not None:
-            return facts
+            return facts if section.use_t5 else replace(facts, encoders=facts.learning_encoders)
     raise _nothing(section.path)
 
 

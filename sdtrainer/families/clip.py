@@ -14,16 +14,20 @@ if TYPE_CHECKING:
     import torch
 
 WINDOW = 77
+_OLD_END = 2
+"""What older configs say is the end of text; the true one is the last word of CLIP's vocabulary."""
 
 
 def tokenize(parts: Parts, captions: Sequence[str], chunks: int) -> dict[str, torch.Tensor]:
-    """Return token ids by text encoder, (B, chunks x 77)."""
+    """Return token ids by text encoder of CLIP, (B, chunks x 77)."""
     import torch
 
     texts = [parts.written_out(caption) for caption in captions]
     return {
-        encoder: torch.tensor([_windows(tokenizer, text, chunks) for text in texts], dtype=torch.long)
-        for encoder, tokenizer in parts.tokenizers.items()
+        encoder: torch.tensor(
+            [_windows(parts.tokenizers[encoder], text, chunks) for text in texts], dtype=torch.long
+        )
+        for encoder in parts.facts.learning_encoders
     }
 
 
@@ -43,6 +47,13 @@ def run(encoder: torch.nn.Module, ids: torch.Tensor, keep_layers: bool) -> Any:
 def joined(hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Put what was said of the windows of (B, T) ids one behind the other: (B, T, D)."""
     return hidden.reshape(*ids.shape, -1)
+
+
+def pooled(encoder: torch.nn.Module, output: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Return the projected end of text, (B, P); of several windows that of the first."""
+    end = encoder.config.eos_token_id
+    end = encoder.config.vocab_size - 1 if end == _OLD_END else end
+    return encoder.text_projection(at_end(joined(output.last_hidden_state, ids), ids, end))
 
 
 def at_end(hidden: torch.Tensor, ids: torch.Tensor, end: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..diffusion import Schedule
-from ..formats.diffusers_folder import COMPONENTS, Component, tokenizer_folder
+from ..formats.diffusers_folder import COMPONENTS, TOKENIZERS, Component, tokenizer_folder
 from ..seams import Facts, Parts
 from ..section import UserError
 from . import single_file
@@ -46,13 +46,11 @@ def skeleton(facts: Facts) -> dict[str, torch.nn.Module]:
 def _read_folder(
     facts: Facts, parts: Sequence[str], dtypes: Mapping[str, torch.dtype]
 ) -> tuple[dict[str, torch.nn.Module], dict[str, Any]]:
-    from transformers import CLIPTokenizer
-
     path, components = _place(facts), COMPONENTS[facts.family]
     try:
         modules = {part: _read_part(path, components[part], dtypes[part]) for part in parts}
         return modules, {
-            encoder: CLIPTokenizer.from_pretrained(path, subfolder=tokenizer_folder(encoder))
+            encoder: _tokenizer(encoder).from_pretrained(path, subfolder=tokenizer_folder(encoder))
             for encoder in facts.encoders
         }
     except (OSError, ValueError) as error:
@@ -88,6 +86,10 @@ def _built(part: str, facts: Facts) -> torch.nn.Module:
     if component.library == "diffusers":
         return cls.from_config(facts.config[part])
     return cls(cls.config_class(**facts.config[part]))
+
+
+def _tokenizer(encoder: str) -> Any:
+    return getattr(importlib.import_module("transformers"), TOKENIZERS[encoder])
 
 
 def _class(component: Component) -> Any:

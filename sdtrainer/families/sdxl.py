@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import torch
 
 ENCODER, ENCODER_2 = "text_encoder", "text_encoder_2"
-_OLD_END = 2
-"""What older configs say is the end of text; the true one is the last word of CLIP's vocabulary."""
 
 
 class StableDiffusionXL:
@@ -76,11 +74,7 @@ class StableDiffusionXL:
             clip.joined(output.hidden_states[-1 - max(1, clip_skip)], tokens[name])
             for name, output in said.items()
         ]
-        encoder, ids = parts.modules[ENCODER_2], tokens[ENCODER_2]
-        end = encoder.config.eos_token_id
-        end = encoder.config.vocab_size - 1 if end == _OLD_END else end
-        last = clip.joined(said[ENCODER_2].last_hidden_state, ids)
-        pooled = encoder.text_projection(clip.at_end(last, ids, end))
+        pooled = clip.pooled(parts.modules[ENCODER_2], said[ENCODER_2], tokens[ENCODER_2])
         return Conditioning(torch.cat(hidden, dim=-1), pooled, sizes.float())
 
     def encode_images(self, parts: Parts, pixels: torch.Tensor) -> Latents:

@@ -34,6 +34,12 @@ class BaseSection(Section):
         "hardly less exact, nf4 a little over a quarter and a little less so. They are a third of Stable "
         "Diffusion 1 and most of SDXL. Steps are slower; the exported file fits the base model as it is.",
     )
+    use_t5: bool = knob(
+        True,
+        "Use T5",
+        "Stable Diffusion 3 alone: its third and largest text encoder, T5, reads captions and prompts too. "
+        "Without it 9 GB less are loaded, and long prompts are followed less closely.",
+    )
     clip_skip: int = knob(
         0,
         "CLIP skip",

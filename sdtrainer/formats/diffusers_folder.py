@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import files
-from ..seams import DENOISER, VAE
+from ..seams import DENOISER, T5, VAE
 from ..section import UserError
 from . import safetensors_file, tokenizer_files
 
@@ -42,17 +42,31 @@ _PAINTERS = {
     VAE: Component("vae", "diffusers", "AutoencoderKL", _DIFFUSERS),
     "text_encoder": Component("text_encoder", "transformers", "CLIPTextModel", _TRANSFORMERS),
 }
-PIPELINES: Mapping[str, str] = {"sd": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
+_PROJECTED = "CLIPTextModelWithProjection"
+PIPELINES: Mapping[str, str] = {
+    "sd": "StableDiffusionPipeline",
+    "sdxl": "StableDiffusionXLPipeline",
+    "sd3": "StableDiffusion3Pipeline",
+}
 COMPONENTS: Mapping[str, Mapping[str, Component]] = {
     "sd": _PAINTERS,
     "sdxl": _PAINTERS
-    | {
-        "text_encoder_2": Component(
-            "text_encoder_2", "transformers", "CLIPTextModelWithProjection", _TRANSFORMERS
-        ),
+    | {"text_encoder_2": Component("text_encoder_2", "transformers", _PROJECTED, _TRANSFORMERS)},
+    "sd3": {
+        DENOISER: Component("transformer", "diffusers", "SD3Transformer2DModel", _DIFFUSERS),
+        VAE: _PAINTERS[VAE],
+        "text_encoder": Component("text_encoder", "transformers", _PROJECTED, _TRANSFORMERS),
+        "text_encoder_2": Component("text_encoder_2", "transformers", _PROJECTED, _TRANSFORMERS),
+        T5: Component(T5, "transformers", "T5EncoderModel", _TRANSFORMERS),
     },
 }
-"""By family and part."""
+"""By family and part. T5 may be missing."""
+TOKENIZERS: Mapping[str, str] = {
+    "text_encoder": "CLIPTokenizer",
+    "text_encoder_2": "CLIPTokenizer",
+    T5: "T5TokenizerFast",
+}
+"""By text encoder."""
 _BESIDE: Mapping[str, Mapping[str, Any]] = {
     "sd": {
         "safety_checker": [None, None],
@@ -64,6 +78,7 @@ _BESIDE: Mapping[str, Mapping[str, Any]] = {
         "feature_extractor": [None, None],
         "force_zeros_for_empty_prompt": True,
     },
+    "sd3": {"image_encoder": [None, None], "feature_extractor": [None, None]},
 }
 """What else the index of a folder says."""
 
@@ -91,7 +106,8 @@ def read(path: Path) -> dict[str, dict[str, torch.Tensor]]:
         UserError: weights are missing, or are not stored as .safetensors.
     """
     components = COMPONENTS[_family(path)]
-    return {part: _weights(path / c.folder, c.weights) for part, c in components.items()}
+    there = {part: c for part, c in components.items() if part != T5 or (path / c.folder).is_dir()}
+    return {part: _weights(path / c.folder, c.weights) for part, c in there.items()}
 
 
 def is_folder(path: Path) -> bool:
@@ -113,7 +129,7 @@ def _family(path: Path) -> str:
 
 
 def _write_into(new: Path, model: WholeModel, metadata: Mapping[str, str], precision: Precision) -> None:
-    for part, component in COMPONENTS[model.family].items():
+    for part, component in _parts_of(model).items():
         folder = new / component.folder
         _write_json(folder / "config.json", dict(model.configs[part]) | _stored_as(component, precision))
         weights = folder / f"{component.weights}.safetensors"
@@ -138,10 +154,16 @@ def _index(model: WholeModel, scheduler: str) -> dict[str, Any]:
         "_class_name": PIPELINES[model.family],
         "_diffusers_version": diffusers.__version__,
         "scheduler": ["diffusers", scheduler],
-        **{tokenizer_folder(encoder): ["transformers", "CLIPTokenizer"] for encoder in model.tokenizers},
-        **{c.folder: [c.library, c.cls] for c in COMPONENTS[model.family].values()},
+        **{c.folder: [None, None] for c in COMPONENTS[model.family].values()},
+        **{tokenizer_folder(e): [None, None] for e in COMPONENTS[model.family] if e.startswith("text")},
+        **{tokenizer_folder(encoder): ["transformers", TOKENIZERS[encoder]] for encoder in model.tokenizers},
+        **{c.folder: [c.library, c.cls] for c in _parts_of(model).values()},
         **_BESIDE[model.family],
     }
+
+
+def _parts_of(model: WholeModel) -> dict[str, Component]:
+    return {part: c for part, c in COMPONENTS[model.family].items() if part in model.states}
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -27,6 +27,14 @@ SDXL_PREFIXES: Mapping[str, str] = {
 }
 
 
+SD3_PREFIXES: Mapping[str, str] = {
+    "transformer": "lora_transformer",
+    "text_encoder": "lora_te1",
+    "text_encoder_2": "lora_te2",
+}
+"""OneTrainer's for the transformer, with diffusers' names: in kohya's own, query, key and value are one."""
+
+
 @dataclass(frozen=True, eq=False)
 class LoraTensors:
     """The adapter of one module. Shapes: as above."""

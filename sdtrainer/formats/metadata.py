@@ -25,8 +25,9 @@ ARCHITECTURES = {
     ("sd", True, True): ("sd_v2_v", "stable-diffusion-v2-768-v"),
     ("sdxl", False, False): ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base"),
     ("sdxl", False, True): ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base"),
+    ("sd3", False, False): ("sd3m", "stable-diffusion-3-m"),
 }
-_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample"}
+_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample", "flow": ""}
 _MODULES = {
     "full": ("", ""),
     "lora": ("networks.lora", "lora"),

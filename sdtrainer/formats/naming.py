@@ -2,7 +2,7 @@
 SDXL, the names of the original model in place of diffusers'.
 
 Source of the names: networks/lora.py in kohya-ss/sd-scripts, which trains SD1 and SD2 under diffusers' names
-and SDXL under those of Stability-AI/generative-models.
+and SDXL under those of Stability-AI/generative-models; for SD3 the key map of ComfyUI 0.3.64.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from ..seams import DENOISER, Facts
 from . import ldm
-from .kohya import SD_PREFIXES, SDXL_PREFIXES, module_name
+from .kohya import SD3_PREFIXES, SD_PREFIXES, SDXL_PREFIXES, module_name
 
-UNET = "unet"
+UNET, TRANSFORMER = "unet", "transformer"
 """What files call the denoiser."""
 
 
@@ -38,10 +38,18 @@ class Naming:
 
 
 SD_NAMING = Naming(SD_PREFIXES)
+SD3_NAMING = Naming(SD3_PREFIXES)
+
+
+def part_name(part: str, facts: Facts) -> str:
+    """Return what files for this base model call a part."""
+    if part != DENOISER:
+        return part
+    return TRANSFORMER if facts.family == "sd3" else UNET
 
 
 def naming_of(facts: Facts) -> Naming:
     """Return how adapter files for this base model name its layers."""
     if facts.family != "sdxl":
-        return SD_NAMING
+        return SD3_NAMING if facts.family == "sd3" else SD_NAMING
     return Naming(SDXL_PREFIXES, ldm.names_of(DENOISER, facts.config[DENOISER], "both"))

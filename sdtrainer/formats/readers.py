@@ -22,6 +22,8 @@ class Reader:
     tried: str = ""
 
 
+_LAYOUTS: tuple[Layout, ...] = ("webui", "diffusers")
+_UNKNOWN = "Not known to read it: use ComfyUI or diffusers for Stable Diffusion 3."
 READERS: tuple[Reader, ...] = (
     Reader(
         "full", "sd", "webui", "A1111 / Forge", "yes",
@@ -305,6 +307,63 @@ READERS: tuple[Reader, ...] = (
         "Load the file and give its clip_l to text_encoder and tokenizer, its clip_g to text_encoder_2 and "
         "tokenizer_2, each with pipeline.load_textual_inversion.",
         "its own loader, 0.42.1",
+    ),
+    *(
+        row
+        for layout in _LAYOUTS
+        for row in (
+            Reader("full", "sd3", layout, "A1111 / Forge", "no", _UNKNOWN),
+            Reader("lora", "sd3", layout, "A1111 / Forge", "no", _UNKNOWN),
+            Reader(
+                "lora", "sd3", layout, "ComfyUI", "yes",
+                "Put the file into models/loras and add a Load LoRA node. Of a DoRA take the webui file.",
+                "its key map, 0.3.64",
+            ),
+            Reader(
+                "lora", "sd3", layout, "diffusers", "yes",
+                'Call pipeline.load_lora_weights("name.safetensors"). Of a DoRA take the diffusers file.',
+                "its own loader, 0.42.1",
+            ),
+        )
+    ),
+    Reader("full", "sd3", "diffusers", "ComfyUI", "no", "Export the webui file for this program."),
+    Reader(
+        "full", "sd3", "diffusers", "diffusers", "yes",
+        'Call StableDiffusion3Pipeline.from_pretrained("name-diffusers"); without T5 give it also '
+        "text_encoder_3=None and tokenizer_3=None.",
+        "its own loader, 0.42.1",
+    ),
+    *(
+        row
+        for method in ("loha", "lokr")
+        for row in (
+            Reader(method, "sd3", "webui", "A1111 / Forge", "no", _UNKNOWN),
+            Reader(
+                method, "sd3", "webui", "ComfyUI", "yes",
+                "Put the file into models/loras and add a Load LoRA node.",
+                "its key map, 0.3.64",
+            ),
+            Reader(
+                method, "sd3", "webui", "diffusers", "no",
+                "diffusers reads LoRA alone for Stable Diffusion: draw with it here, or train a LoRA.",
+            ),
+        )
+    ),
+    *(
+        row
+        for layout in (*_LAYOUTS, "pt")
+        for row in (
+            Reader("textual_inversion", "sd3", layout, "A1111 / Forge", "no", _UNKNOWN),
+            Reader(
+                "textual_inversion", "sd3", layout, "ComfyUI", "yes",
+                "Put the file into models/embeddings and write embedding:name into the prompt.",
+                "clip_l and clip_g, as its loader's source has them; not run",
+            ),
+            Reader(
+                "textual_inversion", "sd3", layout, "diffusers", "no",
+                "Its pipeline for Stable Diffusion 3 takes no learnt words: draw with it here.",
+            ),
+        )
     ),
 )  # fmt: skip
 

@@ -15,9 +15,11 @@ _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 def files_of(tokenizer: Any) -> dict[str, str]:
-    """Return the text of each file of a CLIPTokenizer, by name."""
+    """Return the text of each file of a CLIPTokenizer, by name; of T5's only what the new form needs."""
     whole = tokenizer.backend_tokenizer.to_str()
     model = json.loads(whole)["model"]
+    if "merges" not in model:
+        return {"tokenizer_config.json": json.dumps(_config_of_t5(tokenizer), indent=1), NEW_FORM: whole}
     pairs = (pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
     special = {name: str(getattr(tokenizer, name)) for name in _SPECIAL}
     config = {
@@ -34,6 +36,12 @@ def files_of(tokenizer: Any) -> dict[str, str]:
         "special_tokens_map.json": json.dumps(special, indent=1),
         NEW_FORM: whole,
     }
+
+
+def _config_of_t5(tokenizer: Any) -> dict[str, Any]:
+    """Its older form, spiece.model, is no text: transformers reads it from the new form alone."""
+    special = {name: str(getattr(tokenizer, name)) for name in ("eos_token", "unk_token", "pad_token")}
+    return {"tokenizer_class": "T5TokenizerFast", "model_max_length": 512} | special
 
 
 def write(texts: Mapping[str, str], folder: Path) -> None:

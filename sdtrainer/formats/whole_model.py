@@ -202,7 +202,8 @@ def _configs(parts: Parts) -> dict[str, dict[str, Any]]:
         name: {k: v for k, v in config.items() if k != "_name_or_path"}
         for name, config in parts.facts.config.items()
     }
-    configs[SCHEDULER]["prediction_type"] = parts.facts.prediction_type
+    if parts.facts.prediction_type != "flow":  # which has schedulers of its own
+        configs[SCHEDULER]["prediction_type"] = parts.facts.prediction_type
     if parts.schedule.has_zero_terminal:  # of the usual samplers, only DDIM starts from pure noise
         configs[SCHEDULER] |= {
             "_class_name": "DDIMScheduler",

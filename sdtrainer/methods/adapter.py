@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..formats import adapter_file, lycoris
-from ..formats.naming import naming_of
+from ..formats.naming import naming_of, part_name
 from ..formats.safetensors_file import read_header, write
 from ..seams import BYTES, DENOISER, ExportOrder, Facts, LearningRates, Method, ParamGroup, Parts, Precision
 from . import targets
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import torch
 
 NAME = "default"
-FILE_PARTS = {DENOISER: "unet"}
-"""What files call a part, where they call it otherwise."""
 
 _ENDINGS = {"webui": ".safetensors", "diffusers": "-diffusers.safetensors"}
 
@@ -51,7 +49,7 @@ class Adapter(Method):
         raise NotImplementedError
 
     def suits(self, section: Any, facts: Facts) -> None:
-        targets.check(section)
+        targets.check(section, facts)
 
     def trains(self, section: Any, facts: Facts) -> tuple[str, ...]:
         return targets.parts_of(section, facts)
@@ -59,7 +57,7 @@ class Adapter(Method):
     def attach(self, parts: Parts, section: Any, lrs: LearningRates) -> list[ParamGroup]:
         from peft import inject_adapter_in_model
 
-        trainable = {name: parts.modules[name] for name in (DENOISER, *parts.facts.encoders)}
+        trainable = {name: parts.modules[name] for name in (DENOISER, *parts.facts.learning_encoders)}
         ranks = targets.ranks(trainable, section, self.kinds(section))
         groups = []
         for part, by_path in ranks.items():
@@ -143,7 +141,7 @@ def layers(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
 
 def by_part(parts: Parts) -> dict[str, dict[str, Any]]:
     """Return the peft layers by the file's word for the part, and path."""
-    found = {FILE_PARTS.get(part, part): dict(layers(module)) for part, module in parts.modules.items()}
+    found = {part_name(part, parts.facts): dict(layers(module)) for part, module in parts.modules.items()}
     return {part: attached for part, attached in found.items() if attached}
 
 
@@ -156,7 +154,7 @@ def merge(parts: Parts, file: Path, strength: float) -> None:
     from safetensors.torch import load_file
 
     header, state = read_header(file), load_file(file)
-    modules = {FILE_PARTS.get(part, part): module for part, module in parts.modules.items()}
+    modules = {part_name(part, parts.facts): module for part, module in parts.modules.items()}
     found = adapter_file.read(state, paths(parts), naming_of(parts.facts))
     found = adapter_file.with_header_alphas(found, header.metadata)
     touched = [
@@ -173,9 +171,9 @@ def merge(parts: Parts, file: Path, strength: float) -> None:
 
 def paths(parts: Parts) -> dict[str, list[str]]:
     """Return the module paths of the trainable parts, by the file's word for the part."""
-    names = [name for name in parts.modules if name == DENOISER or name in parts.facts.encoders]
+    names = [name for name in (DENOISER, *parts.facts.learning_encoders) if name in parts.modules]
     return {
-        FILE_PARTS.get(part, part): [path for path, _ in parts.modules[part].named_modules()]
+        part_name(part, parts.facts): [path for path, _ in parts.modules[part].named_modules()]
         for part in names
     }
 

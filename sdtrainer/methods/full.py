@@ -36,7 +36,7 @@ Layers = Literal["everything", "attention", "cross-attention", "norms and biases
 _NORMS_AND_BIASES = r"(.*\.)?\w*norm\w*\.weight|(.*\.)?bias"
 _DENOISER_NAMES: Mapping[str, str] = {
     "everything": r".*",
-    "attention": r".*\.attn[12]\..*",
+    "attention": r".*\.attn[12]?\..*",
     "cross-attention": r".*\.attn2\..*",
     "norms and biases": _NORMS_AND_BIASES,
 }
@@ -132,11 +132,21 @@ class Full(Method):
                 "Add a pattern such as *attn2.to_k, or choose other weights to train.",
                 "method.own_layers",
             )
-        targets.check_blocks(section.blocks)
+        targets.check_blocks(section.blocks, facts)
+        if not facts.has_unet and section.layers == "cross-attention":
+            raise UserError(
+                f"Weights to train: {facts.title} has no cross-attention; words and picture share all of it.",
+                "Choose attention.",
+                "method.layers",
+            )
+        if not facts.has_unet:
+            raise UserError(
+                f"Method: {facts.title} cannot be trained as a whole yet.", "Choose LoRA.", "method.kind"
+            )
         _factors(section)
 
     def trains(self, section: FullSection, facts: Facts) -> tuple[str, ...]:
-        return tuple(part for part in (DENOISER, *facts.encoders) if _speaks_of(section, part))
+        return tuple(part for part in (DENOISER, *facts.learning_encoders) if _speaks_of(section, part))
 
     def attach(self, parts: Parts, section: FullSection, lrs: LearningRates) -> list[ParamGroup]:
         chosen, factors = choose(parts, section), _factors(section)
@@ -216,7 +226,7 @@ def choose(parts: Parts, section: FullSection) -> dict[str, list[str]]:
     """
     names = {
         part: [name for name, _ in parts.modules[part].named_parameters()]
-        for part in (DENOISER, *parts.facts.encoders)
+        for part in (DENOISER, *parts.facts.learning_encoders)
     }
     if section.layers == "own list":
         _check_patterns(section, names)

@@ -144,12 +144,15 @@ class Lora(Adapter):
     def state(
         self, parts: Parts, section: LoraSection, layout: str
     ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        """Of a transformer all programs read diffusers' names; only DoRA's magnitudes ComfyUI knows by
+        kohya's alone.
+        """
         alpha = self.provenance(section)["alpha"]
         adapters = {
             part: {path: tensors(layer, alpha) for path, layer in attached.items()}
             for part, attached in by_part(parts).items()
         }
-        if layout == "webui":
+        if layout == "webui" and (parts.facts.has_unet or section.dora):
             return kohya.to_kohya(adapters, naming_of(parts.facts)), {}
         return diffusers_names.to_diffusers(adapters)
 

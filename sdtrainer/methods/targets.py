@@ -23,9 +23,10 @@ Targets = Literal[
     "own list",
 ]
 
-_ATTENTION = r"(.*\.)?(to_q|to_k|to_v|to_out\.0)"
+_ATTENTION = r"(.*\.)?(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
 _PROJECTIONS = r"(.*\.)?(proj_in|proj_out|time_emb_proj|conv_shortcut)"
-_TRANSFORMER = r"(.*\.)?(to_q|to_k|to_v|to_out\.0|proj_in|proj_out|ff\.net\.0\.proj|ff\.net\.2)"
+_FEED_FORWARD = r"(.*\.)?(ff|ff_context)\.net\.(0\.proj|2)"
+_TRANSFORMER = rf"{_ATTENTION}|.*\.(proj_in|proj_out)|{_FEED_FORWARD}"
 _CONVOLUTIONS = (
     r"(.*\.)?(conv1|conv2|time_emb_proj|conv_shortcut|downsamplers\.\d+\.conv|upsamplers\.\d+\.conv)"
 )
@@ -43,6 +44,7 @@ ENCODER_TARGETS: Mapping[str, tuple[str, ...]] = {
     "attention and feed-forward": (_ENCODER,),
     "with convolutions": (_ENCODER,),
 }
+_OF_UNETS = ("attention and projections", "with convolutions")
 LYCORIS_PRESETS: Mapping[str, str] = {
     "attention": "attn-only",
     "attention and feed-forward": "attn-mlp",
@@ -100,20 +102,34 @@ class AdapterSection(Section):
     )
 
 
-def check(section: AdapterSection) -> None:
-    """Raise UserError when 'own list' is empty, or a line of blocks or of ranks cannot be read."""
+def check(section: AdapterSection, facts: Facts) -> None:
+    """Raise UserError when 'own list' is empty, a line of blocks or of ranks cannot be read, or the base has
+    no such layers.
+    """
     if section.targets == "own list" and not any(p.strip() for p in section.own_targets):
         raise UserError(
             "Own list of layers: it is empty.",
             "Add a pattern such as *attn2.to_k, or choose other layers to train.",
             "method.own_targets",
         )
-    check_blocks(section.blocks)
+    check_blocks(section.blocks, facts)
+    if not facts.has_unet and section.targets in _OF_UNETS:
+        raise UserError(
+            f"Layers to train: '{section.targets}' is for a UNet, and {facts.title} is a transformer.",
+            "Choose attention, or attention and feed-forward.",
+            "method.targets",
+        )
     _rank_rules(section)
 
 
-def check_blocks(blocks: Sequence[str]) -> None:
-    """Raise UserError when no block is given, or one that cannot be read."""
+def check_blocks(blocks: Sequence[str], facts: Facts) -> None:
+    """Raise UserError when no block is given, or one that cannot be read, or the base has none."""
+    if not facts.has_unet and list(blocks) != list(_BLOCK_PATHS):
+        raise UserError(
+            f"Blocks to train: {facts.title} has no way down and up, so that none can be chosen.",
+            f"Write {', '.join(_BLOCK_PATHS)}, which means all of it.",
+            "method.blocks",
+        )
     if not blocks:
         raise UserError("Blocks to train: none is given.", "Add down, mid or up.", "method.blocks")
     for block in blocks:
@@ -127,7 +143,7 @@ def check_blocks(blocks: Sequence[str]) -> None:
 
 def parts_of(section: AdapterSection, facts: Facts) -> tuple[str, ...]:
     """Return the parts that get adapters, from the settings alone."""
-    return tuple(part for part in (DENOISER, *facts.encoders) if patterns(section, part))
+    return tuple(part for part in (DENOISER, *facts.learning_encoders) if patterns(section, part))
 
 
 def patterns(section: AdapterSection, part: str) -> tuple[str, ...]:

@@ -99,14 +99,14 @@ class TextualInversion(Method):
             _check_beginning(section, facts)
 
     def trains(self, section: TextualInversionSection, facts: Facts) -> tuple[str, ...]:
-        return facts.encoders
+        return facts.learning_encoders
 
     def words(self, section: TextualInversionSection) -> tuple[str, ...]:
         return tuple(section.tokens)
 
     def add_words(self, parts: Parts, section: TextualInversionSection) -> None:
         for word in section.tokens:
-            if any(len(_ids(tokenizer, word)) == 1 for tokenizer in parts.tokenizers.values()):
+            if any(len(_ids(tokenizer, word)) == 1 for tokenizer in _tokenizers(parts).values()):
                 raise UserError(
                     f"New words: '{word}' is a word that the model knows already.",
                     f"Invent one, such as <{word}>.",
@@ -118,7 +118,7 @@ class TextualInversion(Method):
         before = dict(parts.tokenizers)
         self.add_words(parts, section)
         groups = []
-        for place, encoder in enumerate(parts.facts.encoders):
+        for place, encoder in enumerate(parts.facts.learning_encoders):
             rows = _beginning(parts, encoder, before.get(encoder), section, place)
             learnt = _put_rows(parts, encoder, rows, before.get(encoder))
             groups.append(ParamGroup(encoder.replace("_", " "), [learnt.rows], lrs.text_encoder))
@@ -131,7 +131,8 @@ class TextualInversion(Method):
         return section.norm_weight * sum(table.norm_error() for table in _tables(parts)) / len(_tables(parts))
 
     def detach(self, parts: Parts, section: TextualInversionSection) -> None:
-        for name, encoder in parts.text_encoders.items():
+        for name in parts.facts.learning_encoders:
+            encoder = parts.modules[name]
             learnt = encoder.get_input_embeddings()
             encoder.set_input_embeddings(learnt.table)
             if learnt.tokenizer is not None:
@@ -219,7 +220,8 @@ def _check_beginning(section: TextualInversionSection, facts: Facts) -> None:
             "method.init_from",
         )
     found = embedding.read(file)
-    _check_fit(found, len(facts.encoders), facts.text_width, file)
+    widths = [facts.config[name]["hidden_size"] for name in facts.learning_encoders]
+    _check_fit(found, len(widths), sum(widths), file)
     if len(found.vectors[0]) != section.vectors:
         raise UserError(
             f"Vectors per word: it is {section.vectors}, and {file.name} has {len(found.vectors[0])}.",
@@ -262,7 +264,7 @@ def _name_rows(parts: Parts, counts: Mapping[str, int]) -> None:
         parts.placeholders[word] = " ".join(names)
         start += count
     names = [name for word in counts for name in parts.placeholders[word].split()]
-    for encoder, tokenizer in parts.tokenizers.items():
+    for encoder, tokenizer in _tokenizers(parts).items():
         parts.tokenizers[encoder] = copy.deepcopy(tokenizer)
         parts.tokenizers[encoder].add_tokens([AddedToken(name, normalized=False) for name in names])
 
@@ -280,11 +282,13 @@ def _put_rows(parts: Parts, name: str, rows: torch.Tensor, tokenizer: Any) -> Le
 
 
 def _put_word(parts: Parts, word: str, found: embedding.Embedding, file: Path) -> None:
-    widths = [e.get_input_embeddings().weight.shape[1] for e in parts.text_encoders.values()]
+    widths = [
+        parts.modules[name].get_input_embeddings().weight.shape[1] for name in parts.facts.learning_encoders
+    ]
     _check_fit(found, len(widths), sum(widths), file)
     before = dict(parts.tokenizers)
     _name_rows(parts, {word: len(found.vectors[0])})
-    for name, vectors in zip(parts.facts.encoders, found.vectors, strict=True):
+    for name, vectors in zip(parts.facts.learning_encoders, found.vectors, strict=True):
         _put_rows(parts, name, vectors, before[name]).requires_grad_(False)
 
 
@@ -318,4 +322,9 @@ def _rows_like(text: str, weight: torch.Tensor, tokenizer: Any, count: int) -> t
 
 
 def _tables(parts: Parts) -> list[LearntRows]:
-    return [encoder.get_input_embeddings() for encoder in parts.text_encoders.values()]
+    return [parts.modules[name].get_input_embeddings() for name in parts.facts.learning_encoders]
+
+
+def _tokenizers(parts: Parts) -> dict[str, Any]:
+    """Of the text encoders that learn, as far as they are loaded."""
+    return {name: t for name, t in parts.tokenizers.items() if name in parts.facts.learning_encoders}

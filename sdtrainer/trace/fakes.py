@@ -14,7 +14,7 @@ from ..activations import Size
 from ..diffusion import Schedule
 from ..methods import method_of
 from ..plan import Phase, Plan
-from ..seams import Batch, Conditioning, Family, Latents, Parts
+from ..seams import T5, T5_TOKENS, Batch, Conditioning, Family, Latents, Parts
 from ..training.setup import DTYPES, arm
 
 WINDOW = 77
@@ -85,8 +85,8 @@ def batch(plan: Plan, family: Family, parts: Parts, shape: Shape) -> Batch:
 
 
 def tokens(plan: Plan, shape: Shape) -> dict[str, torch.Tensor]:
-    ids = torch.empty(shape.batch, shape.texts * WINDOW, dtype=torch.long)
-    return dict.fromkeys(plan.facts.encoders, ids)
+    lengths = {name: T5_TOKENS if name == T5 else shape.texts * WINDOW for name in plan.facts.encoders}
+    return {name: torch.empty(shape.batch, length, dtype=torch.long) for name, length in lengths.items()}
 
 
 def conditioning(plan: Plan, family: Family, parts: Parts, shape: Shape) -> Conditioning:
