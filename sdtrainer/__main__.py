@@ -24,6 +24,7 @@ VERBS = {
     "show": "print every setting",
     "compare": "train every method on the starter, and say which is for what",
     "bench": "measure this machine",
+    "measure": "take one step of a run file, and say what it held",
     "trace": "find out what activations take, without a card",
     "starter": "make the starter model anew",
     "worker": "train for the page (used by the app itself)",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +22,12 @@ from ..training.shortage import ran_out
 from ..workspace import Workspace
 from . import gauges, models
 from .cells import Cell
-from .gauges import Gauge
-from .steps import Steps, held
+from .gauges import Gauge, held
+from .measured import Measured
+from .steps import Steps
 
 MEASURED: tuple[Phase, ...] = ("cache", "train", "sample")
 """Exporting holds what sampling holds, or less."""
-
-
-@dataclass
-class Measured:
-    """Bytes by phase: `allocated` for tensors, `reserved` by torch for them. `weights` and `optimizer` are
-    those tensors after the last step, `context` what CUDA holds beside torch (0 where it is not known).
-    `ended` is empty or the phase in which the memory ran out.
-    """
-
-    allocated: dict[str, int] = field(default_factory=dict)
-    reserved: dict[str, int] = field(default_factory=dict)
-    weights: int = 0
-    optimizer: int = 0
-    context: int = 0
-    ended: str = ""
 
 
 def look() -> dict[str, Any]:
@@ -51,7 +37,7 @@ def look() -> dict[str, Any]:
 
 def measure(cell: Cell, home: Path, machine: Machine) -> dict[str, Any]:
     """Train a few steps of a cell and draw a picture; returns a Measured as plain values."""
-    measured, free = Measured(), _free_bytes(machine)
+    measured, free = Measured(), gauges.free_bytes(machine.device)
     draft = cell.draft(home, machine)
     try:
         with gauges.of(machine.device) as gauge:
@@ -62,9 +48,7 @@ def measure(cell: Cell, home: Path, machine: Machine) -> dict[str, Any]:
         if not ran_out(error):
             raise
         measured.ended = MEASURED[len(measured.allocated)]
-    if machine.device == "cuda":
-        gone = free - torch.cuda.mem_get_info()[0] - torch.cuda.memory_reserved()
-        measured.context = max(0, gone)
+    measured.context = gauges.context_bytes(machine.device, free)
     return asdict(measured)
 
 
@@ -89,8 +73,7 @@ def _phases(draft: Draft, home: Path, gauge: Gauge, measured: Measured) -> Itera
     steps = Steps(training, Control(), 0)
     steps.take()
     yield "train"
-    measured.optimizer = held(steps.state(), plan.device)
-    measured.weights = held(steps.tensors(), plan.device) - measured.optimizer
+    measured.optimizer, measured.weights = (held(t, plan.device) for t in (steps.state(), steps.weights()))
     move_to(training.parts, plan, "sample")
     gauge.begin()
     training.sampler.draw(requests(plan)[0])
@@ -108,9 +91,3 @@ def _prepared(happenings: Generator[Event, None, Training], gauge: Gauge) -> Gen
             gauge.begin()
         elif isinstance(event, PhaseBegan) and event.phase == "train":
             yield "cache"
-
-
-def _free_bytes(machine: Machine) -> int:
-    """What is free on the card before this process uses it, as the driver says; 0 without a card."""
-    card = hardware.quick().card if machine.device == "cuda" else None
-    return card.free_bytes if card else 0

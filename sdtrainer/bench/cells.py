@@ -72,17 +72,17 @@ class Cell:
         home.mkdir(parents=True, exist_ok=True)
         if self.model in models.MODELS:
             models.write(self.model, home / "model")
-        _draw(home / "images", self.batch_size, self.resolution)
+        draw(home / "images", self.batch_size, (self.resolution, self.resolution))
         return planner.draft(self.config(home), Workspace(home), machine)
 
 
-def _draw(folder: Path, count: int, side: int) -> None:
-    """Write one batch of pictures with captions."""
+def draw(folder: Path, count: int, size: tuple[int, int]) -> None:
+    """Write one batch of pictures (width, height) with captions."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        Image.new("RGB", (side, side), (30 * number % 256, 120, 200)).save(folder / f"{number:02d}.png")
+        Image.new("RGB", size, (30 * number % 256, 120, 200)).save(folder / f"{number:02d}.png")
         (folder / f"{number:02d}.txt").write_text("a picture", encoding="utf-8")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
+from .. import hardware
 from ..trace.live import LiveBytes
 
 
@@ -63,3 +64,35 @@ def of(device: str, known: Iterable[torch.Tensor] = ()) -> Iterator[Gauge]:
         return
     with LiveBytes(known) as live:
         yield _Counter(live)
+
+
+def peak_of(work: Callable[[], object], kept: Iterable[torch.Tensor], device: str) -> Peak:
+    """Do some work and return the most that is held meanwhile: by the card, or else `kept` tensors that were
+    there before and what the work makes.
+    """
+    known = list(kept)
+    with of(device, known) as gauge:
+        gauge.begin()
+        work()
+        made = gauge.peak()
+    before = 0 if device == "cuda" else held(known, device)
+    return Peak(made.allocated + before, made.reserved + before)
+
+
+def held(tensors: Iterable[torch.Tensor], device: str) -> int:
+    """Bytes of the storages on a device; what several tensors share counts once."""
+    own = (t.untyped_storage() for t in tensors if t.device.type == device)
+    return sum({storage.data_ptr(): storage.nbytes() for storage in own}.values())
+
+
+def free_bytes(device: str) -> int:
+    """What is free on the card before this process uses it, as the driver says; 0 without a card."""
+    card = hardware.quick().card if device == "cuda" else None
+    return card.free_bytes if card else 0
+
+
+def context_bytes(device: str, free_before: int) -> int:
+    """What CUDA holds beside torch, by what is no longer free; 0 where that is not known."""
+    if device != "cuda" or not free_before:
+        return 0
+    return max(0, free_before - torch.cuda.mem_get_info()[0] - torch.cuda.memory_reserved())

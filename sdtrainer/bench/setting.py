@@ -12,7 +12,6 @@ from typing import Any
 
 from .. import config as configs
 from .. import workspace
-from ..plan import Plan
 from ..section import UserError
 from ..training.control import Control
 from ..training.run import accelerator_of
@@ -22,7 +21,7 @@ from ..workspace import Workspace
 from . import gauges
 from .outcomes import Outcome
 from .speed import returned
-from .steps import Steps, held
+from .steps import Steps
 
 WARM_UP = 2
 """Steps before the clock starts."""
@@ -65,21 +64,7 @@ def _measured(config: configs.Config, images: int, runs: Path, home: Workspace) 
         seconds_per_step=seconds,
         spread=(max(times) - min(times)) / 2,
         images_per_second=each / seconds,
-        peak_bytes=_peak(steps, plan),
+        peak_bytes=gauges.peak_of(lambda: steps.losses(1), steps.tensors(), plan.device).allocated,
         loss=fmean(later) if later else None,
         images=len(losses) * each,
     )
-
-
-def _peak(steps: Steps, plan: Plan) -> int:
-    """The most bytes of tensors in one more step: by the card, or weights, state and what a step makes."""
-    if plan.device == "cuda":
-        with gauges.of("cuda") as gauge:
-            gauge.begin()
-            steps.losses(1)
-            return gauge.peak().allocated
-    known = list(steps.tensors())
-    with gauges.of(plan.device, known) as gauge:
-        gauge.begin()
-        steps.losses(1)
-        return held(known, plan.device) + gauge.peak().allocated

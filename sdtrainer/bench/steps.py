@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 
@@ -15,13 +15,13 @@ UPDATES, MOST_STEPS = 4, 20
 class Steps(Loop):
     """Takes steps as training does."""
 
-    def take(self) -> None:
-        """Take steps until the optimizer has updated something `UPDATES` times."""
+    def take(self, wanted: int = UPDATES) -> None:
+        """Take steps until the optimizer has updated something so many times."""
         updates = 0
         for _ in range(MOST_STEPS):
             self._train()
             updates += any(True for _ in self.state())
-            if updates == UPDATES:
+            if updates == wanted:
                 return
 
     def losses(self, count: int) -> list[float]:
@@ -35,14 +35,14 @@ class Steps(Loop):
         for values in self.training.trained.optimizer.state.values():
             yield from (value for value in values.values() if isinstance(value, torch.Tensor))
 
-    def tensors(self) -> Iterator[torch.Tensor]:
-        """The weights and the optimizer's tensors."""
+    def weights(self) -> Iterator[torch.Tensor]:
+        """The base's tensors, and what the method put beside them."""
         for module in self.training.parts.modules.values():
             yield from (*module.parameters(), *module.buffers())
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """All that stays from step to step: weights, the optimizer's tensors, and the running average."""
+        yield from self.weights()
         yield from self.state()
-
-
-def held(tensors: Iterable[torch.Tensor], device: str) -> int:
-    """Bytes of the storages on a device; what several tensors share counts once."""
-    own = (t.untyped_storage() for t in tensors if t.device.type == device)
-    return sum({storage.data_ptr(): storage.nbytes() for storage in own}.values())
+        if self.training.trained.average is not None:
+            yield from self.training.trained.average.shadow_params

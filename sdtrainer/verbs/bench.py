@@ -6,8 +6,6 @@ bench settings: what each setting costs on your own model.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sys
 import tempfile
 import time
@@ -150,11 +148,8 @@ def _settings(argv: Sequence[str]) -> int:
 
 
 def _cell(argv: Sequence[str]) -> int:
-    """Used by bench itself: do what the JSON on standard input asks, and answer in JSON."""
+    """Used by the app itself: do what the JSON on standard input asks, and answer in JSON."""
     from ..bench import child
 
-    question = json.loads(sys.stdin.read())
-    with contextlib.redirect_stdout(sys.stderr):  # what libraries print is no answer
-        answer = child.answer(question)
-    print(json.dumps(answer), flush=True)
+    child.serve()
     return 0
