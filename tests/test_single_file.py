@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,22 @@ ENCODER = ldm.ENCODER
 CAPTION = "a zib disc on a red ground"
 TELLING = (models._TELLING, "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias")
 """The weight that tells SD 2.1-v from SD 2.1-base, in the file and in diffusers."""
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test of this file may ask another computer for anything, and swallow that it could not."""
+    asked: list[object] = []
+
+    def refuse(*where: object, **_: object) -> None:
+        asked.append(where)
+        raise OSError("this machine is offline")
+
+    for way in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, way, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    yield
+    assert not asked
 
 
 def recognised(path: Path) -> Facts:
@@ -147,14 +165,13 @@ def sd15_to_sd21(folder: Path) -> None:
 
 def foreign(
     path: Path, width: int = 64, words: int = 100, in_channels: int = 4, spread: float = 0.0,
-    scale: float = 1.0, metadata: Mapping[str, str] | None = None,
+    scale: float = 1.0, channels: Sequence[int] = (32, 64, 64, 64), metadata: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, torch.Tensor]]:  # fmt: skip
     """Write a file as another trainer would: of SD's structure, thin, without a word on how it is built."""
     is_second = width == 1024
-    channels = [32, 64, 64, 64]
     configs: dict[str, dict[str, Any]] = {
         DENOISER: {
-            "in_channels": in_channels, "block_out_channels": channels, "cross_attention_dim": width,
+            "in_channels": in_channels, "block_out_channels": list(channels), "cross_attention_dim": width,
             "use_linear_projection": is_second, "sample_size": 64,
             "attention_head_dim": [max(1, c // 64) for c in channels] if is_second else 8,
         },
@@ -174,7 +191,7 @@ def foreign(
         part: {name: scale * torch.randn(value.shape, generator=generator) for name, value in state.items()}
         for part, state in empty_states(facts).items()
     }
-    states[DENOISER][TELLING[1]] = torch.linspace(-2, 2, 32) * spread
+    states[DENOISER][TELLING[1]] = torch.linspace(-2, 2, channels[0]) * spread
     file = ldm.to_ldm(states, configs, ldm.text_layout(width)) | {"model_ema.decay": torch.ones(1)}
     save_file({k: v.clone().contiguous() for k, v in file.items()}, path, dict(metadata or {}))
     return states
@@ -234,3 +251,111 @@ def test_a_file_that_is_no_model_is_no_base(tmp_path: Path) -> None:
     save_file({"lora_unet_x.lora_down.weight": torch.ones(2, 2)}, file)
     with pytest.raises(UserError, match="is a LoRA for a base model"):
         recognised(file)
+
+
+# -- the second generation ----------------------------------------------------------------------------
+
+
+def sd2_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """Write a small SD2 file as others do: with a last layer that is not used, and more beside the model."""
+    monkeypatch.setattr(ldm_shapes, "OPENCLIP_LAYERS", 1)
+    monkeypatch.setattr(single_file, "WORDS", 100)
+    foreign(path, width=1024, scale=0.05, channels=(64, 64, 64, 64))
+    generator, text = torch.Generator().manual_seed(1), ldm.TEXT_PREFIXES["openclip"][ENCODER]
+    tensors = load_file(path)
+    for name, value in tensors.items():
+        if name.startswith((f"{text}transformer.resblocks.1.", f"{text}text_projection")):
+            tensors[name] = torch.randn(value.shape, generator=generator).half()
+    tensors[f"{text}logit_scale"] = torch.tensor(4.6)
+    tensors["alphas_cumprod"] = torch.linspace(1, 0, 1000, dtype=torch.float64)
+    save_file(tensors, path)
+    return tensors
+
+
+def test_what_the_model_does_not_hold_is_carried_over_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = sd2_file(tmp_path / "two.safetensors", monkeypatch)
+    del expected["model_ema.decay"]
+    parts = load(tmp_path / "two.safetensors")
+    for precision, dtype in (("fp32", torch.float32), ("fp16", torch.float16)):
+        order = ExportOrder(tmp_path, precision, precision, ("webui",), {})  # type: ignore[arg-type]
+        (file,) = METHOD.export(parts, FullSection(), order)
+        found, held = load_file(file), ldm.unheld(expected, parts.facts.config, "openclip")
+        assert found.keys() == expected.keys() and len(held) == 12 + 3
+        for name, value in expected.items():
+            stored = value if name in held else value.to(dtype)
+            assert found[name].dtype == stored.dtype and torch.equal(found[name], stored), name
+        promised = METHOD.exported_bytes(parts, FullSection(), precision)  # type: ignore[arg-type]
+        assert promised == pytest.approx(file.stat().st_size, rel=0.02)
+    assert_same_model(load(tmp_path / "fp32.safetensors"), parts)
+
+
+def test_a_file_that_is_gone_by_then_costs_nothing_that_was_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sd2_file(tmp_path / "two.safetensors", monkeypatch)
+    parts = load(tmp_path / "two.safetensors")
+    (tmp_path / "two.safetensors").unlink()
+    order = ExportOrder(tmp_path, "new", "fp32", ("webui",), {})
+    (file,) = METHOD.export(parts, FullSection(), order)
+    assert_same_model(load(file), parts)
+
+
+def test_the_second_generation_reads_its_text_before_the_last_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sd2_file(tmp_path / "two.safetensors", monkeypatch)
+    parts = load(tmp_path / "two.safetensors")
+    family = families.family_of(parts.facts)
+    ids = family.tokenize(parts, [CAPTION], 1)[ENCODER] % 100  # the encoder has so few words
+    monkeypatch.setattr(ldm_shapes, "OPENCLIP_LAYERS", 2)
+    whole = load(tmp_path / "two.safetensors").modules[ENCODER]
+    with torch.no_grad():
+        said = family.encode_text(parts, {ENCODER: ids}, 0, torch.zeros(1, 6)).prompt_embeds
+        layers = whole(ids, output_hidden_states=True).hidden_states
+        assert len(layers) == 3
+        torch.testing.assert_close(said, whole.final_layer_norm(layers[-2]))
+
+
+# -- memory -------------------------------------------------------------------------------------------
+
+
+def own_memory() -> int:
+    """Bytes of this process that lie in no file."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("RssAnon")))
+
+
+class Peak:
+    """The most memory of its own that this process had meanwhile, beyond what it had before."""
+
+    def __enter__(self) -> Peak:
+        self.before, self.most, self.is_over = own_memory(), 0, threading.Event()
+        self.thread = threading.Thread(target=self._watch)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.is_over.set()
+        self.thread.join()
+
+    def _watch(self) -> None:
+        while not self.is_over.wait(0.002):
+            self.most = max(self.most, own_memory() - self.before)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="counts memory as Linux does")
+def test_a_file_is_mapped_and_never_held_twice(tmp_path: Path) -> None:
+    """As it is stored a model takes no memory of its own; in another number format what that takes."""
+    file = tmp_path / "mid.safetensors"
+    foreign(file, words=single_file.WORDS, channels=(64, 192, 384, 384))
+    size = file.stat().st_size
+    assert size > 100e6
+    load(file)  # what is imported and kept by then is not counted
+    for dtype, share in ((torch.float32, 0.0), (torch.bfloat16, 0.5)):
+        with Peak() as peak:
+            parts = load(file, dtype)
+        assert parts.denoiser.conv_in.weight.dtype == dtype
+        assert peak.most < (share + 0.12) * size
+        del parts

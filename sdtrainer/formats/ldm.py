@@ -29,6 +29,7 @@ Text = Literal["clip", "openclip", "both"]
 """The text encoders of SD1, SD2 and SDXL."""
 
 ENCODER, ENCODER_2 = "text_encoder", "text_encoder_2"
+EMA_PREFIX = "model_ema."
 UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
 TEXT_PREFIXES: Mapping[Text, Mapping[str, str]] = {
     "clip": {ENCODER: "cond_stage_model.transformer."},
@@ -73,6 +74,24 @@ def from_ldm(state: State, configs: Configs, text: Text) -> dict[str, dict[str, 
         state_ = {k: _shaped(part, k, v, to_file=False) for k, v in state_.items()}
         found[part] = _split(state_) if is_openclip(part, text) else state_
     return found
+
+
+def unheld(state: State, configs: Configs, text: Text) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file that no part of the model holds: OpenCLIP's last layer in SD2, the noise
+    schedule, marks. Averaged weights are left out, for they are those of another moment.
+    """
+    prefixes = _prefixes(text)
+    unused = tuple(
+        prefix + name
+        for part, prefix in prefixes.items()
+        if is_openclip(part, text)
+        for name in _unused(part, configs[part])
+    )
+    return {
+        key: value
+        for key, value in state.items()
+        if key.startswith(unused) or not key.startswith((*prefixes.values(), EMA_PREFIX))
+    }
 
 
 def is_openclip(part: str, text: Text) -> bool:
@@ -327,7 +346,13 @@ def _without_unused(
     if not is_openclip(part, text):
         named = {with_text_model(key): value for key, value in theirs.items()}
         return {k: v for k, v in named.items() if k.startswith("text_model.") and k != POSITION_IDS}
-    unused: tuple[str, ...] = ("logit_scale", "attn_mask")
-    if part == ENCODER:
-        unused += (f"transformer.resblocks.{config['num_hidden_layers']}.", _PROJECTION)
+    unused = _unused(part, config)
     return {key: value for key, value in theirs.items() if not key.startswith(unused)}
+
+
+def _unused(part: str, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """How the names in OpenCLIP begin that the text encoder has no place for."""
+    unused = ("logit_scale", "attn_mask")
+    if part == ENCODER:
+        return (*unused, f"transformer.resblocks.{config['num_hidden_layers']}.", _PROJECTION)
+    return unused

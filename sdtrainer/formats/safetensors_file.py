@@ -13,6 +13,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from .. import files
@@ -103,10 +104,15 @@ def numbers(path: Path, info: TensorInfo) -> list[float]:
 
 
 def write(
-    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], precision: Precision
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    precision: Precision,
+    unchanged: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> None:
     """Write tensors in `precision`, metadata and its hashes; an old file stays until the new one is whole.
 
+    What is to stay `unchanged` keeps its number format, and takes the place of tensors of the same name.
     Single numbers (alpha) stay fp32. The hashes are those by which A1111 and others know a file:
     `sshs_model_hash`, `sshs_legacy_hash` and, if there is a modelspec, its `hash_sha256`. They are taken, as
     sd-scripts does, from the file with only the `ss_` entries.
@@ -116,7 +122,8 @@ def write(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    stored = {name: as_stored(name, tensor, precision) for name, tensor in tensors.items()}
+    stored = {name: as_stored(name, t, precision) for name, t in tensors.items() if name not in unchanged}
+    stored |= {name: tensor.detach().cpu().clone() for name, tensor in unchanged.items()}
 
     def put(part: Path) -> None:
         bare = part.with_name(part.name + ".bare")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,10 @@ from .kohya import with_text_model
 if TYPE_CHECKING:
     import torch
 
-    from ..seams import Precision
+    from ..seams import Facts, Precision
 
+MARKS = ("v_pred", "ztsnr")
+"""Of a model that predicts v, and of one whose last timestep is pure noise."""
 CONFIG_KEY = "sdtrainer_base_config"
 SCHEDULER = "scheduler"
 MAX_TOKENIZER_BYTES = 200_000
@@ -31,13 +33,14 @@ MAX_TOKENIZER_BYTES = 200_000
 @dataclass(frozen=True, eq=False)
 class WholeModel:
     """`states`, `configs` are keyed by part, the latter also by "scheduler"; `tokenizers` are text by encoder
-    and file.
+    and file. `unheld` are tensors of the file that it came from which no part holds.
     """
 
     family: str
     states: Mapping[str, ldm.State]
     configs: Mapping[str, Mapping[str, Any]]
     tokenizers: Mapping[str, Mapping[str, str]]
+    unheld: ldm.State = field(default_factory=dict)
 
     @property
     def text(self) -> ldm.Text:
@@ -52,7 +55,26 @@ def layout_of(configs: ldm.Configs) -> ldm.Text:
 def take(parts: Parts) -> WholeModel:
     """Return the model in these modules, whose tensors are shared, not copied."""
     tokenizers = {name: tokenizer_files.files_of(tokenizer) for name, tokenizer in parts.tokenizers.items()}
-    return WholeModel(parts.facts.family, states_of(parts), _configs(parts), tokenizers)
+    return WholeModel(
+        parts.facts.family, states_of(parts), _configs(parts), tokenizers, unheld_of(parts.facts)
+    )
+
+
+def unheld_of(facts: Facts) -> dict[str, torch.Tensor]:
+    """Return the tensors of a single file that its model does not hold, but for marks; none of a folder.
+
+    None either where the file is gone or another by now: what was learnt is worth more.
+    """
+    from safetensors import SafetensorError
+
+    if facts.layout != "file":
+        return {}
+    try:
+        state = read_tensors(Path(facts.path).expanduser())
+    except (OSError, UserError, SafetensorError):
+        return {}
+    kept = ldm.unheld(state, facts.config, layout_of(facts.config))
+    return {name: tensor for name, tensor in kept.items() if name not in MARKS}
 
 
 def states_of(parts: Parts) -> dict[str, dict[str, torch.Tensor]]:
@@ -106,7 +128,20 @@ def _between(base: torch.Tensor, new: torch.Tensor, strength: float) -> torch.Te
 def write_file(path: Path, model: WholeModel, metadata: Mapping[str, str], precision: Precision) -> None:
     """Write the original single-file layout, with the configs and small tokenizers in its header."""
     state = ldm.to_ldm(model.states, model.configs, model.text)
-    safetensors_file.write(path, state, dict(metadata) | _entries(model), precision)
+    unchanged = {k: v for k, v in model.unheld.items() if k not in state or v.shape == state[k].shape}
+    safetensors_file.write(
+        path, state, dict(metadata) | _entries(model), precision, unchanged | _marks(model)
+    )
+
+
+def _marks(model: WholeModel) -> dict[str, torch.Tensor]:
+    """The empty tensors by which readers of SDXL know what a model predicts."""
+    import torch
+
+    scheduler = model.configs[SCHEDULER]
+    is_on = (scheduler.get("prediction_type") == "v_prediction", scheduler.get("rescale_betas_zero_snr"))
+    marks = [mark for mark, is_so in zip(MARKS, is_on, strict=True) if is_so and model.text == "both"]
+    return {mark: torch.zeros(0) for mark in marks}
 
 
 def write_folder(path: Path, model: WholeModel, metadata: Mapping[str, str], precision: Precision) -> None:

@@ -185,11 +185,12 @@ class Full(Method):
 
         configs = parts.facts.config
         state = ldm.to_ldm(whole_model.states_of(parts), configs, whole_model.layout_of(configs))
-        width = BYTES[precision]
+        unheld, width = whole_model.unheld_of(parts.facts), BYTES[precision]
         return sum(
             _HEADER_BYTES + t.numel() * (width if t.is_floating_point() else t.element_size())
-            for t in state.values()
-        )
+            for name, t in state.items()
+            if name not in unheld
+        ) + sum(_HEADER_BYTES + t.numel() * t.element_size() for t in unheld.values())
 
     def provenance(self, section: FullSection) -> dict[str, Any]:
         return {}

@@ -10,15 +10,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..diffusion import PredictionType
+from ..formats.ldm import EMA_PREFIX
 from ..formats.safetensors_file import TensorInfo
+from ..formats.whole_model import CONFIG_KEY, MARKS
 from . import bases
 from .contents import Contents, precision
 from .found import Found, Part, Prediction
 
-EMA_PREFIX, EMA_PART = "model_ema.", "averaged weights (EMA)"
-V_MARKS, ZERO_SNR_MARK = ("v_pred", "edm_vpred.sigma_max"), "ztsnr"
+EMA_PART = "averaged weights (EMA)"
+V_MARK, ZERO_SNR_MARK = MARKS
 """Empty tensors by which a file says that it predicts v, and that its noise ends at zero SNR."""
-CONFIG_KEY = "sdtrainer_base_config"
 
 _TELLING = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
 _V_ABOVE = 0.09
@@ -135,8 +136,7 @@ def _prediction(path: Path, contents: Contents, base: str) -> Prediction:
 def _told(path: Path, contents: Contents) -> Iterable[tuple[PredictionType | None, str]]:
     says = contents.metadata
     yield _inside(says), "as its header says"
-    mark = next((mark for mark in V_MARKS if mark in contents.tensors), "")
-    yield "v_prediction" if mark else None, f"as its mark {mark} says"
+    yield "v_prediction" if V_MARK in contents.tensors else None, f"as its mark {V_MARK} says"
     yield _WORDS.get(says.get("modelspec.prediction_type", "").lower()), "as its header says"
     architecture = says.get("modelspec.architecture", "").partition("/")[0]
     yield _ARCHITECTURES.get(architecture), f"as its header says: {architecture}"
