@@ -23,8 +23,11 @@ from .words import tag
 
 if TYPE_CHECKING:
     from ..memory import Ledger
+    from ..seams import Facts
 
+PREDICTION = "base.prediction_type"
 AUTOS = (
+    PREDICTION,
     "optim.lr",
     "optim.name",
     "train.resolution",
@@ -129,6 +132,8 @@ class Method:
             notes = self.form.explain({}, fine, kind)
             return updates | notes | {self.anatomy: unknown, self.file: unknown}
         notes = {c.path: f"Now auto: {words.value(c.value)}." for c in outlook.plan.choices}
+        if config.base.prediction_type == "auto":
+            notes[PREDICTION] = f"Now auto: {words.value(outlook.plan.facts.prediction_type)}."
         return (
             updates
             | self.form.explain(notes, AUTOS, kind)
@@ -246,14 +251,23 @@ def _about(preset: presets.Preset | None) -> str:
 
 
 def _chip(outlook: Outlook) -> str:
-    facts = outlook.facts
-    if facts is None:
-        is_here = outlook.error is not None and outlook.error.path.startswith("base.")
-        return tag("p", tag("span", "Not recognised", "light bad")) if is_here else ""
-    text = (
-        f"{facts.title}, {facts.resolution} px, predicts {facts.prediction_type}; recognised by {facts.why}."
-    )
+    facts, config, error = outlook.facts, outlook.config, outlook.base_error
+    if error is not None:
+        said = words.safe(f"{error.what} {error.hint}")
+        return tag("p", tag("span", "Not recognised", "light bad") + said, "found")
+    if facts is None or config is None:
+        return ""
+    text = f"{facts.title}, {facts.resolution} px, {_predicts(facts, config)}; recognised by {facts.why}."
     return tag("p", tag("span", "Recognised", "light good") + words.safe(text), "found")
+
+
+def _predicts(facts: Facts, config: Config) -> str:
+    chosen = config.base.prediction_type
+    if chosen != "auto":
+        return f"predicts {chosen}, as you set it"
+    if facts.is_undecided:
+        return f"probably predicts {facts.prediction_type} (the model is asked before the first step)"
+    return f"predicts {facts.prediction_type}"
 
 
 def _changed(changes: dict[str, tuple[Any, Any]]) -> str:

@@ -33,8 +33,9 @@ KEPT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Outlook:
-    """As much as could be found out; `error` is what stopped it, or stands in the way of a start. `fit` says
-    how the plan was fitted to the card, once it is counted.
+    """As much as could be found out; `error` is what stopped it, or stands in the way of a start,
+    `base_error` what is wrong with the base model. `fit` says how the plan was fitted to the card, once it is
+    counted.
     """
 
     values: Mapping[str, Any]
@@ -43,6 +44,7 @@ class Outlook:
     census: Census | None = None
     draft: Draft | None = None
     error: UserError | None = None
+    base_error: UserError | None = None
     fit: Fit | None = None
 
     @property
@@ -94,6 +96,7 @@ class Looker:
             seen = replace(seen, facts=self._recognise(config.base))
         except UserError as error:
             errors.append(error)
+            seen = replace(seen, base_error=error)
         try:
             found = self._scan(config)
             seen = replace(seen, census=found.census)
