@@ -206,15 +206,17 @@ def _is_short(plan: Plan) -> bool:
 def estimate(plan: Plan, structure: Structure, home: Path | None = None) -> tuple[Held, ...]:
     """Return what each phase holds at its greatest moment; nothing of a pass whose table is missing.
 
-    With the plan's gradients, which a ledger counts apart, the rows of a phase make its greatest moment.
+    With the plan's gradients, which a ledger counts apart, the rows of a phase make its greatest moment;
+    where parts take turns, the rows of each part make its own.
     """
-    held: dict[Phase, tuple[Held, ...]] = {}
+    held: dict[tuple[Phase, str], tuple[Held, ...]] = {}
     for need in needs(plan, structure):
         table = look_up(need.key, home)
         if table is not None:
             rows = _rows(need, table, plan, structure)
-            if sum(row.bytes for row in rows) > sum(row.bytes for row in held.get(need.phase, ())):
-                held[need.phase] = rows
+            moment = need.phase, need.part if plan.draws_in_turn and need.phase == "sample" else ""
+            if sum(row.bytes for row in rows) > sum(row.bytes for row in held.get(moment, ())):
+                held[moment] = rows
     return tuple(row for rows in held.values() for row in rows if row.bytes)
 
 

@@ -180,7 +180,21 @@ def _offload(plan: Plan) -> Sequence[Option]:
     )
 
 
+def _in_turn(plan: Plan) -> Sequence[Option]:
+    def option(value: str, does: str, slower: float) -> Option:
+        def why_not(p: Plan) -> str:
+            return savings.why_not_draw_in_turn(p.config) if p.draws_in_turn else ""
+
+        return Option(value, does, slower, lambda p: replace(p, draws_in_turn=value == "on"), why_not)
+
+    return (
+        option("off", "pictures are drawn with the whole model on the card", 1.0),
+        option("on", "pictures are drawn with one part of the model on the card at a time", 1.01),
+    )
+
+
 AXES = (
+    Axis("sample.in_turn", _in_turn),
     Axis("optim.name", _optimizers),
     Axis("train.weights", _weights),
     Axis("optim.fused_backward", _fused_backward),

@@ -21,7 +21,7 @@ from .diffusion import Schedule
 from .frozen import FrozenAs, Held, measure
 from .methods import method_of
 from .plan import PHASES, Phase, Placement, Plan
-from .seams import BYTES, DENOISER, Facts, LearningRates, Parts
+from .seams import BYTES, DENOISER, VAE, Facts, LearningRates, Parts
 from .section import Section
 
 What = Literal["weights", "gradients", "optimizer", "average", "activations", "temporary", "overhead"]
@@ -87,6 +87,8 @@ def estimate(plan: Plan) -> Ledger:
         rows += _kept(part, shapes, plan)
     held = activations.estimate(plan, counts.structure)
     rows += [Row(h.part, h.phase, h.what, h.bytes) for h in held]
+    if plan.draws_in_turn:
+        rows = _at_work(rows, plan.facts)
     rows += _overhead(rows) if plan.device == "cuda" else []
     exported = counts.exported[plan.config.export.precision] * len(plan.config.export.formats)
     unknown = {need.phase for need in activations.missing(plan, counts.structure)}
@@ -161,6 +163,14 @@ def _count(subject: _Subject) -> _Counts:
     largest = max(math.prod(shape) for shapes in trained.values() for shape in shapes)
     structure = Structure(signs, attached, num_trained, largest)
     return _Counts(base, frozen, denoiser, trained, sizes, blocks, structure)
+
+
+def _at_work(rows: list[Row], facts: Facts) -> list[Row]:
+    """Leave out, while drawing, all that waits elsewhere when the parts are at work that take the most."""
+    moved = [row for row in rows if row.phase == "sample" and row.what in ("weights", "temporary")]
+    teams = [{DENOISER}, {VAE}, set(facts.encoders)]
+    most = max(teams, key=lambda team: sum(row.bytes for row in moved if row.part in team))
+    return [row for row in rows if row not in moved or row.part in most]
 
 
 def _overhead(rows: list[Row]) -> list[Row]:

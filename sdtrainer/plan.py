@@ -64,7 +64,8 @@ class Plan:
     What saves memory: `trained_as` is the number format of the trained weights and their gradients,
     `fused_backward` updates each weight as soon as its gradient is there, `batch_parts` passes a batch
     through the model in so many parts, `frozen_as` keeps the frozen Linear layers of the denoiser in 8 or 4
-    bits, and `offloaded` is the part of the denoiser's frozen layers that waits in main memory until used.
+    bits, and `offloaded` is the part of the denoiser's frozen layers that waits in main memory until used;
+    `draws_in_turn` has only those parts on the card while drawing that are at work.
 
     `images_per_epoch` counts showings; class images, if there are any, have as many again. From step
     `encoder_steps` on no text encoder learns.
@@ -109,6 +110,7 @@ class Plan:
     batch_parts: int = 1
     frozen_as: frozen.FrozenAs = "plain"
     offloaded: float = 0.0
+    draws_in_turn: bool = False
 
     @property
     def epochs(self) -> float:
@@ -229,6 +231,7 @@ def resolve(
         trained_as=savings.trained_as(config, optimizer, precision),
         fused_backward=savings.fused_backward(config, optimizer, precision, machine.processes),
         batch_parts=savings.batch_parts(config),
+        draws_in_turn=config.sample.in_turn == "on",
         placements=_placements(facts, machine, precision, trained, cache_text, cache_latents),
         choices=tuple(choices.made),
         frozen_as=frozen.kind_of(config, machine.device),

@@ -178,6 +178,12 @@ class SampleSection(Section):
     height: int = knob(
         0, "Height", "0 takes the training resolution.", unit="px", ge=0, le=2048, multiple_of=8
     )
+    in_turn: Literal["auto", "on", "off"] = knob(
+        "auto",
+        "Draw with parts in turn",
+        "Only the part of the model that is at work is on the card while drawing: text encoders, then the "
+        "denoiser, then the VAE. Saves memory; each picture takes a moment longer.",
+    )
     seed: int = knob(1, "First seed", "Prompt number n is drawn with this seed + n.", ge=0, le=2**31 - 1)
 
 

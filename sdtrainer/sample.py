@@ -41,20 +41,21 @@ class Sampler:
         self.pipeline = family.pipeline(parts)
         self.pipeline.set_progress_bar_config(disable=True)
 
-    def draw(self, request: Request, bring: Bring | None = None) -> Image:
+    def draw(self, request: Request, bring: Bring | None = None, is_tiled: bool = False) -> Image:
         """Return the picture. Same request, same weights: same picture; the global random state is left
         alone.
         """
-        return self.draw_all([request], bring)[0]
+        return self.draw_all([request], bring, is_tiled)[0]
 
-    def draw_all(self, requests: Sequence[Request], bring: Bring | None = None) -> list[Image]:
+    def draw_all(
+        self, requests: Sequence[Request], bring: Bring | None = None, is_tiled: bool = False
+    ) -> list[Image]:
         """Return the pictures of requests that differ only in prompt, negative prompt and seed.
 
         With `bring` it takes more time and less memory: it is asked to have only those parts on the device
-        that are at work, and large pictures are decoded in tiles.
+        that are at work. `is_tiled`: large pictures are decoded in tiles.
         """
-        first, is_frugal = requests[0], bring is not None
-        bring = bring or _leave
+        first, bring = requests[0], bring or _leave
         with torch.no_grad(), evaluating(self.parts), self._autocast():
             bring(self.parts.facts.encoders)
             prompts = self._embed(requests)
@@ -69,7 +70,7 @@ class Sampler:
                 output_type="latent",
             ).images
         bring((VAE,))
-        with torch.no_grad(), _tiled(self.parts.vae, is_frugal):
+        with torch.no_grad(), _tiled(self.parts.vae, is_tiled):
             return self._decode(latents)
 
     def elsewhere(self, device: str) -> Sampler:

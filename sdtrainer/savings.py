@@ -71,6 +71,12 @@ def batch_parts(config: Config) -> int:
     return parts
 
 
+def why_not_draw_in_turn(config: Config) -> str:
+    """Say why parts cannot take turns on the card while drawing; empty if they can."""
+    draws = config.sample.prompts or (config.prior.is_on and not config.prior.folder)
+    return "" if draws else "nothing is drawn"
+
+
 def _why_not_one_by_one(optimizer: str) -> str:
     row = optim.find(optimizer)
     return "" if row.one_by_one else f"{row.title} cannot update one weight after another"

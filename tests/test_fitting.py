@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,18 @@ def test_a_batch_goes_through_in_parts_where_that_is_enough(trainer: Trainer, sd
     assert found[24].plan.batch_parts == 1 < found[10].plan.batch_parts <= 8
     assert found[10].fits and chosen(found[10])["train.batch_parts"] == found[10].plan.batch_parts
     assert found[10].plan.total_steps == found[24].plan.total_steps
+
+
+def test_while_parts_take_turns_drawing_holds_the_largest_of_them(trainer: Trainer, sd: Any) -> None:
+    config = sd(method={"kind": "lora"}, train__precision="bf16", sample__prompts=["a picture"])
+    plan = planner.draft(config, trainer.workspace, imagined(8)).plan
+    together, in_turn = estimate(plan), estimate(replace(plan, draws_in_turn=True))
+    assert not together.unknown or "sample" not in together.unknown
+    weights = {row.part: row.bytes for row in together.rows if (row.phase, row.what) == ("sample", "weights")}
+    assert max(weights.values()) < in_turn.held("sample") < together.held("sample")
+    assert together.held("train") == in_turn.held("train")
+    waiting = together.held("sample") - in_turn.held("sample")
+    assert waiting > min(weights.values())
 
 
 def test_every_automatic_choice_gives_its_reason(trainer: Trainer, sd: Any) -> None:

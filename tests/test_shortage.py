@@ -311,6 +311,25 @@ def test_more_frugally_the_same_is_seen(trainer: Trainer, steady: Seen) -> None:
     assert (troubled.folder.path / ours).read_bytes() == (steady.folder.path / theirs).read_bytes()
 
 
+def test_parts_that_take_turns_draw_the_same(
+    trainer: Trainer, steady: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sdtrainer.training import looking
+
+    brought: list[tuple[str, ...]] = []
+    usual = looking.bring_only
+
+    def bring(parts: Any, plan: Plan, names: Any) -> None:
+        brought.append(tuple(names))
+        usual(parts, plan, names)
+
+    monkeypatch.setattr(looking, "bring_only", bring)
+    seen = run(trainer, trainer.new(**STEADY, sample__in_turn="on"))
+    ours, theirs = (of(Sampled, each.happened)[0].path for each in (seen, steady))
+    assert (seen.folder.path / ours).read_bytes() == (steady.folder.path / theirs).read_bytes()
+    assert set(brought) == {("text_encoder",), ("denoiser",), ("vae",)}
+
+
 # -- the parts --------------------------------------------------------------------------------------
 
 

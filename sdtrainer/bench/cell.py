@@ -15,9 +15,9 @@ from ..hardware import Machine
 from ..plan import Phase
 from ..planner import Draft
 from ..training.control import Control
-from ..training.looking import requests
+from ..training.looking import drawn, requests
 from ..training.run import accelerator_of
-from ..training.setup import Training, move_to, prepare
+from ..training.setup import Training, prepare
 from ..training.shortage import ran_out
 from ..workspace import Workspace
 from . import gauges, models
@@ -74,9 +74,8 @@ def _phases(draft: Draft, home: Path, gauge: Gauge, measured: Measured) -> Itera
     steps.take()
     yield "train"
     measured.optimizer, measured.weights = (held(t, plan.device) for t in (steps.state(), steps.weights()))
-    move_to(training.parts, plan, "sample")
     gauge.begin()
-    training.sampler.draw(requests(plan)[0])
+    drawn(training, requests(plan)[0])
     yield "sample"
 
 

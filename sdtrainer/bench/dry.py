@@ -19,9 +19,9 @@ from ..methods import method_of
 from ..plan import Plan
 from ..planner import Draft
 from ..training.control import Control
-from ..training.looking import export_weights, requests
+from ..training.looking import drawn, requests
 from ..training.run import accelerator_of
-from ..training.setup import Training, move_to, prepare
+from ..training.setup import Training, prepare
 from ..training.shortage import ran_out
 from ..workspace import Workspace
 from . import cells, gauges
@@ -102,7 +102,6 @@ def _go_through(plan: Plan, home: Path, found: Measured, say: Say) -> None:
     if plan.config.sample.prompts:
         found.ended = "sample"
         say("Drawing a picture")
-        move_to(training.parts, plan, "sample")
         _put(found, "sample", gauges.peak_of(partial(_draw, training, plan), steps.tensors(), plan.device))
     found.ended = ""
 
@@ -128,5 +127,4 @@ def _prepared(plan: Plan, home: Path, say: Say) -> Training:
 def _draw(training: Training, plan: Plan) -> None:
     """Draw as the run would, of its own size, the first prompt in a few steps."""
     request = dataclasses.replace(requests(plan)[0], steps=DRAWING_STEPS)
-    with export_weights(training):
-        training.sampler.draw(request)
+    drawn(training, request)

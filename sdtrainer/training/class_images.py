@@ -71,11 +71,13 @@ def _draw_group(group: Sequence[tuple[int, Sample]], plan: Plan, sampler: Sample
     requests = [request_of(number, sample, plan) for number, sample in group]
 
     def together() -> tuple[list[Image], str]:
+        if plan.draws_in_turn:
+            return sampler.draw_all(requests, moves.only), ""
         moves.all_for_drawing()
         return sampler.draw_all(requests), ""
 
     def one_by_one() -> tuple[list[Image], str]:
-        return [sampler.draw(request, moves.only) for request in requests], "one at a time"
+        return [sampler.draw(request, moves.only, is_tiled=True) for request in requests], "one at a time"
 
     def on_the_processor() -> tuple[list[Image], str]:
         moves.only(())

@@ -45,24 +45,25 @@ def _validate(training: Training, step: int) -> Event:
 
 
 def _draw(training: Training, step: int, index: int, request: Request) -> Event:
-    """Where memory is short: one part of the model after the other, or not this time."""
-
-    def usual() -> Image:
-        move_to(training.parts, training.plan, "sample")
-        with export_weights(training):
-            return training.sampler.draw(request)
-
-    def frugal() -> Image:
-        with export_weights(training):
-            return training.sampler.draw(request, partial(bring_only, training.parts, training.plan))
-
-    image = first_that_fits(usual, usual, frugal, lambda: None)
+    """Where memory is short: one part of the model after the other and in tiles, or not this time."""
+    usual = partial(drawn, training, request)
+    image = first_that_fits(usual, usual, partial(usual, is_frugal=True), lambda: None)
     if image is None:
         return _left_out(step, f"picture {index + 1}")
     path = training.folder.samples / f"{step:06d}-{index:02d}.png"
     files.write(path, lambda part: image.save(part, format="PNG"))
     relative = path.relative_to(training.folder.path).as_posix()
     return Sampled(step, index, request.prompt, request.seed, relative)
+
+
+def drawn(training: Training, request: Request, is_frugal: bool = False) -> Image:
+    """Return a picture drawn as the plan says, or with as little memory as can be."""
+    parts, plan = training.parts, training.plan
+    bring = partial(bring_only, parts, plan) if is_frugal or plan.draws_in_turn else None
+    if bring is None:
+        move_to(parts, plan, "sample")
+    with export_weights(training):
+        return training.sampler.draw(request, bring, is_tiled=is_frugal)
 
 
 def _left_out(step: int, what: str) -> Said:
