@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -45,8 +46,9 @@ class _Order:
 class Jobs:
     """The queue. All methods may be called from any thread."""
 
-    def __init__(self, home: Workspace) -> None:
-        self._home = home
+    def __init__(self, home: Workspace, make_way: Callable[[], None] = lambda: None) -> None:
+        """`make_way` is called before each run: whatever else is on the card has to end."""
+        self._home, self._make_way = home, make_way
         self._lock = threading.Condition()
         self._queue: deque[_Order] = deque()
         self._current: _Order | None = None
@@ -140,6 +142,7 @@ class Jobs:
                 order = self._current = self._queue.popleft()
                 child = self._child = self._warm or self._spawn()
                 self._warm = None
+            self._make_way()
             self._drive(order, child)
             with self._lock:
                 self._current = self._child = None

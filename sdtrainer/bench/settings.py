@@ -104,6 +104,7 @@ def compare(
 
     Raises:
         UserError: fewer than one image is asked for.
+        child.Stopped: it was stopped.
     """
     if images < 1:
         raise UserError(f"--images is {images}.", f"Give 1 or more; {IMAGES} is usual.")
@@ -136,6 +137,8 @@ def file_for(config: Config, home: Workspace) -> Path:
 def _outcome(plan: Plan, setting: Setting, images: int, home: Workspace, run: Run) -> Outcome:
     try:
         return _OUTCOME.validate_python(run(values_of(plan, setting), images, home.root))
+    except child.Stopped:
+        raise
     except child.Failed as error:
         return Outcome(failure=f"The run {error}.")
 

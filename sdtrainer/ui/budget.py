@@ -27,8 +27,10 @@ NUMBERS = ("On the card", "Size", "Saves")
 WAITING = "Looking for what would fit; this takes some seconds."
 
 
-def plan(fit: Fit, machine: Machine, progress: Progress | None) -> str:
-    """Draw what a plan holds at its greatest moment on a card, and say whether it fits."""
+def plan(fit: Fit, machine: Machine, progress: Progress | None, trust: str = "") -> str:
+    """Draw what a plan holds at its greatest moment on a card, and say whether it fits. `trust` says how far
+    the estimate was right for this model on this card, if that was measured.
+    """
     assert machine.card
     card, ledger = machine.card, fit.ledger
     parts: dict[str, float] = {**ledger.sums(ledger.peak_phase)}
@@ -39,7 +41,7 @@ def plan(fit: Fit, machine: Machine, progress: Progress | None) -> str:
     return (
         _verdict(fit)
         + tag("div", squares, "vram")
-        + tag("p", f"One square is 1 GB. {_certainty(ledger, progress)}", "quiet")
+        + tag("p", f"One square is 1 GB. {_certainty(ledger, progress, trust)}", "quiet")
         + _phases(ledger, card.total_bytes)
     )
 
@@ -63,13 +65,11 @@ def _light(state: str, look: str, sentence: str) -> str:
     return tag("p", tag("span", state, f"light {look}") + words.safe(sentence), "found")
 
 
-def _certainty(ledger: Ledger, progress: Progress | None) -> str:
+def _certainty(ledger: Ledger, progress: Progress | None, trust: str) -> str:
     """Say how far the squares can be trusted."""
     if not ledger.unknown:
-        return (
-            "The working memory of a step (activations) was found by running the real step without a card; "
-            "until it is measured on a card, the sum may be 15 % off."
-        )
+        found = "The working memory of a step (activations) was found by running the real step without a card"
+        return f"{found}. {trust}" if trust else f"{found}; until it is measured, the sum may be 15 % off."
     phases = " and ".join(PHASE_WORDS[phase].lower() for phase in ledger.unknown)
     missing = (
         f"The working memory of {phases} (activations) is not known yet for this model and method, and is "

@@ -21,6 +21,7 @@ from ..section import UserError
 from ..workspace import RunFolder, Workspace, list_runs
 from .access import Access
 from .answers import Answers
+from .errand import Errand
 from .follow import Followers
 from .listen import Listener
 from .outlook import Looker, Outlook
@@ -44,13 +45,14 @@ class Desk:
 
     def __init__(self, workspace: Workspace, access: Access) -> None:
         self.workspace, self.access = workspace, access
+        self.num_counted = 0
         self.listener = Listener(workspace)
         self.on = self.listener.on
-        self.jobs = Jobs(workspace)
+        self.errand = Errand(self._tell, self.listener.log)
+        self.jobs = Jobs(workspace, self.errand.stop)
         self.project = Project(workspace)
         self.machine = hardware.quick()
         self.is_warm = False
-        self.num_counted = 0
         self._counted: Answers[bool] = Answers(False, self._tell, self.listener.log)
         self.was_opened = threading.Event()
         self._looker = Looker(workspace, access)
@@ -195,6 +197,7 @@ class Desk:
         return words
 
     def close(self) -> None:
+        self.errand.stop()
         self._tracer.close()
         self.jobs.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 
 from . import words
@@ -83,6 +83,20 @@ def bars(counts: Mapping[str, int]) -> str:
     ]
     more = tag("p", f"and {len(counts) - 12} more", "quiet") if len(counts) > 12 else ""
     return tag("div", "".join(rows), "bars") + more
+
+
+def amounts(values: Sequence[tuple[str, float, str]]) -> str:
+    """Draw one bar for each (name, value, value in words) in this order, longest for the largest value."""
+    most = max((value for _, value, _ in values), default=0) or 1
+    rows = [
+        tag(
+            "div",
+            tag("span", words.safe(name), "bar-name") + _bar(value / most) + tag("span", said, "bar-count"),
+            "bar-row",
+        )
+        for name, value, said in values
+    ]
+    return tag("div", "".join(rows), "bars amounts")
 
 
 def progress(part: float, label: str) -> str:

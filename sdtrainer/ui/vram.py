@@ -15,6 +15,7 @@ from . import budget, picker, words
 from .desk import Desk
 from .form import label_of
 from .listen import Given
+from .measuring import Measuring
 from .outlook import Outlook
 from .panel import CLICKS
 from .project import METHOD
@@ -45,6 +46,7 @@ class Vram:
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
+        self.measuring = Measuring(desk)
         self._looking: set[str] = set()
 
     def build(self) -> None:
@@ -67,6 +69,7 @@ class Vram:
                 self.use = gr.Button("Use these settings", size="sm")
                 self.back = gr.Button("Back to mine", size="sm")
         self.choices = gr.HTML()
+        self.measuring.build()
         self.classics = gr.HTML(elem_id="classics")
         self.computer = gr.HTML()
 
@@ -77,13 +80,17 @@ class Vram:
 
     @property
     def shows(self) -> list[Any]:
-        return [self.card, self.picture, self.changes, self.choices, self.classics, self.computer]
+        own = [self.card, self.picture, self.changes, self.choices, self.classics, self.computer]
+        return [*own, *self.measuring.shows]
 
     def show(self, outlook: Outlook, given: Given) -> dict[Any, Any]:
         """Show it to who looks; for who does not, see only to the plan of this machine."""
         if given.session not in self._looking:
             self.desk.find_out(outlook, self.desk.machine)
             return {}
+        return self._show(outlook, given) | self.measuring.show(outlook)
+
+    def _show(self, outlook: Outlook, given: Given) -> dict[Any, Any]:
         card, error = self._card(given)
         if error or card is None:
             return {
@@ -109,6 +116,7 @@ class Vram:
         on, again = self.desk.on, lambda g: self.show(self.desk.look(), g)
         on([widget.input for widget in self.chosen], again, self.chosen, self.shows)
         on([tab.select for tab in tabs], self._turn, self.chosen, self.shows, clicks=True)
+        self.measuring.wire()
         filled(on(self.changes.click, self._take, self.chosen, self.what_if.values(), clicks=True))
         filled(on(self.use.click, self._take_all, self.chosen, self.what_if.values()))
         filled(on(self.back.click, lambda g: self._as_set(), (), self.what_if.values()))
@@ -162,7 +170,8 @@ class Vram:
             return tag("p", words.safe(seen.error or "There is no plan yet."), "bad")
         if seen.fit is None:
             return tag("p", "The model is being counted; the squares appear in a moment.", "quiet")
-        return budget.plan(seen.fit, machine, progress)
+        trust = self.measuring.trust(seen) if machine is self.desk.machine else ""
+        return budget.plan(seen.fit, machine, progress, trust)
 
     def _changes(self, seen: Outlook, machine: Machine) -> str:
         if seen.fit is None or seen.fit.fits is not False:
