@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,19 @@ def test_a_plan_is_known_by_what_its_memory_depends_on(trainer: Trainer) -> None
     assert {measured.key(plan_of(trainer, **changes)) for changes in same} == {own}
     keys = [measured.key(plan_of(trainer, **changes)) for changes in other]
     assert len({own, *keys}) == 1 + len(other)
+
+
+def test_every_field_of_a_plan_matters_or_is_known_not_to() -> None:
+    """A new way to save memory that nobody thought of here would mix up measurements."""
+    elsewhere = {"config", "facts", "resolutions", "buckets", "accumulation"}  # told in parts of their own
+    follows = {"placements", "lrs", "choices", "advice"}
+    durations = {
+        "num_images", "num_validation", "num_class_images", "images_per_epoch", "micro_batches",
+        "steps_per_epoch", "total_steps", "warmup_steps", "encoder_steps", "sample_every", "checkpoint_every",
+        "validate_every", "revision", "lr_scale", "skipped", "first_total_steps",
+    }  # fmt: skip
+    known = elsewhere | follows | durations | set(measured._MATTERS)
+    assert {field.name for field in fields(Plan)} == known
 
 
 def made(phases: dict[str, int], **more: Any) -> Measured:
