@@ -43,7 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 """Of each method what makes the test cover most of it; the defaults of those not named."""
 
-WITHOUT = {"sdxl": ("hypernetwork",), "sd3": ("hypernetwork", "full")}
+WITHOUT = {"sdxl": ("hypernetwork",), "sd3": ("hypernetwork",)}
 """Methods that a family does not have."""
 CASES = [(f, kind) for f in FAMILIES for kind in METHODS if kind not in WITHOUT.get(f, ())]
 LAYOUTS = [(family, kind, layout) for family, kind in CASES for layout in method_of(kind).formats]

@@ -10,15 +10,12 @@ what is trained in it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import diffusion, flow, recognition
+from .. import diffusion, flow
 from ..formats.diffusers_folder import COMPONENTS, tokenizer_folder
-from ..recognition.bases import BASES
 from ..seams import DENOISER, T5, T5_TOKENS, VAE, Conditioning, Facts, Latents, Noised, Parts
-from ..section import UserError
-from . import clip, configs, loading, unet
+from . import clip, configs, loading, single_file, unet
 from .configs import SCHEDULER, Found
 
 if TYPE_CHECKING:
@@ -29,18 +26,12 @@ _OLDER_CONFIG = {"qk_norm": None, "dual_attention_layers": []}
 
 
 class StableDiffusion3:
-    """SD3 medium, SD3.5 medium and large."""
+    """SD3 medium, SD3.5 medium and large. Single files are read without T5, whose words they do not have."""
 
     name = "sd3"
 
     def recognise(self, path: str) -> Facts | None:
-        found = self._in_folder(path)
-        if found is None and _is_single_file(Path(path).expanduser()):
-            raise UserError(
-                f"Base model: {Path(path).name} is a single file; Stable Diffusion 3 is read from a folder.",
-                "Choose its diffusers folder or hub id, such as stabilityai/stable-diffusion-3.5-medium.",
-                "base.path",
-            )
+        found = single_file.look(path, self.name) or self._in_folder(path)
         return found and _facts(found)
 
     def _in_folder(self, path: str) -> Found | None:
@@ -150,10 +141,6 @@ def _facts(found: Found) -> Facts:
         encoders=tuple(name for name in (ENCODER, ENCODER_2, T5) if name in found.configs),
         config=found.configs,
     )
-
-
-def _is_single_file(path: Path) -> bool:
-    return path.is_file() and BASES.get(recognition.look(path).base, BASES["SD1"]).family == FAMILY.name
 
 
 def _title(denoiser: Mapping[str, Any]) -> str:

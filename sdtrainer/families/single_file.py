@@ -1,4 +1,4 @@
-"""A base model of Stable Diffusion 1, 2 or XL in one file of the original layout.
+"""A base model in one file of the original layout.
 
 Owns how its configs, its prediction type and its tokenizers are found, and how its modules are filled. Our
 own exports carry all of it in their header; of others, configs are read off the shapes.
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import recognition
-from ..formats import ldm, ldm_shapes, whole_model
+from ..formats import ldm, ldm_shapes, mmdit, whole_model
 from ..recognition.bases import BASES
 from ..recognition.contents import contents_of
 from ..seams import DENOISER, VAE
@@ -43,10 +43,13 @@ def look(path: str, family: str) -> Found | None:
     ours, _ = whole_model.inside(contents.metadata)
     if ours is not None and {DENOISER, VAE, ldm.ENCODER, whole_model.SCHEDULER} <= ours.keys():
         return Found(path, "file", ours, "a single file made by sdtrainer, which says how it is built")
+    prediction = seen.prediction
+    if prediction.type == "flow":
+        configs = mmdit.configs_of(contents.shapes)
+        return configs and Found(path, "file", configs, f"{seen.why}, in a single file")
     configs = ldm_shapes.configs_of(contents.shapes)
     if configs is None:
         return None
-    prediction = seen.prediction
     configs[whole_model.SCHEDULER] |= {"prediction_type": prediction.type} | _zero_terminal(seen)
     configs[DENOISER]["sample_size"] = _side(contents.metadata) or _usual_side(seen.base, prediction.type)
     why = f"{seen.why}, in a single file; {prediction.why} it predicts {prediction.type}"

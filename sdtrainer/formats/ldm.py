@@ -52,7 +52,7 @@ def to_ldm(states: Mapping[str, State], configs: Configs, text: Text) -> dict[st
         ours = _prepared(part, states[part], text)
         names = names_of(part, configs[part], text)
         state |= {
-            prefix + _renamed(key, names): _shaped(part, key, value, to_file=True)
+            prefix + renamed(key, names): _shaped(part, key, value, to_file=True)
             for key, value in ours.items()
         }
     return state
@@ -70,7 +70,7 @@ def from_ldm(state: State, configs: Configs, text: Text) -> dict[str, dict[str, 
         theirs = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         if part in TEXT_PREFIXES[text]:
             theirs = _without_unused(part, theirs, configs[part], text)
-        state_ = {_renamed(key, names): value for key, value in theirs.items()}
+        state_ = {renamed(key, names): value for key, value in theirs.items()}
         state_ = {k: _shaped(part, k, v, to_file=False) for k, v in state_.items()}
         found[part] = _split(state_) if is_openclip(part, text) else state_
     return found
@@ -92,6 +92,23 @@ def unheld(state: State, configs: Configs, text: Text) -> dict[str, torch.Tensor
         for key, value in state.items()
         if key.startswith(unused) or not key.startswith((*prefixes.values(), EMA_PREFIX))
     }
+
+
+def vae_to_file(state: State, config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the tensors of the file for the state dict of a VAE, which every layout keeps alike."""
+    names = names_of(VAE, config, "clip")
+    return {
+        VAE_PREFIX + renamed(key, names): _shaped(VAE, key, value, to_file=True)
+        for key, value in state.items()
+    }
+
+
+def vae_from_file(state: State, config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the state dict of the VAE in a file. Raises UserError for an unknown name."""
+    names = {theirs: ours for ours, theirs in names_of(VAE, config, "clip").items()}
+    theirs = {k.removeprefix(VAE_PREFIX): v for k, v in state.items() if k.startswith(VAE_PREFIX)}
+    ours = {renamed(key, names): value for key, value in theirs.items()}
+    return {key: _shaped(VAE, key, value, to_file=False) for key, value in ours.items()}
 
 
 def is_openclip(part: str, text: Text) -> bool:
@@ -261,8 +278,8 @@ def beginning(key: str, names: Mapping[str, str]) -> str:
     return key
 
 
-def _renamed(key: str, names: Mapping[str, str]) -> str:
-    """The key with its longest named beginning replaced."""
+def renamed(key: str, names: Mapping[str, str]) -> str:
+    """Return the key with its longest named beginning replaced. Raises UserError if it has none."""
     known = beginning(key, names)
     if not known:
         raise UserError(

@@ -44,7 +44,7 @@ def configs_of(shapes: Shapes) -> dict[str, dict[str, Any]] | None:
     try:
         return {
             DENOISER: _unet(_below(shapes, ldm.UNET_PREFIX)),
-            VAE: _vae(_below(shapes, ldm.VAE_PREFIX)) | _VAE_OF.get(text, {}),
+            VAE: vae(_below(shapes, ldm.VAE_PREFIX)) | _VAE_OF.get(text, {}),
             "scheduler": dict(SDXL_SCHEDULER if text == "both" else SCHEDULER),
             **{
                 encoder: _encoder(encoder, text)(_below(shapes, prefix))
@@ -62,15 +62,15 @@ def _has_all(shapes: Shapes, prefixes: Iterable[str]) -> bool:
 def _encoder(encoder: str, text: ldm.Text) -> Callable[[Shapes], dict[str, Any]]:
     if encoder == ldm.ENCODER_2:
         return _projected
-    return _openclip if ldm.is_openclip(encoder, text) else _clip
+    return _openclip if ldm.is_openclip(encoder, text) else clip
 
 
 def _below(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
     return {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
 
 
-def _count(shapes: Shapes, pattern: str) -> int:
-    """How many tensors named by `pattern` with 0, 1, 2 ... there are."""
+def count(shapes: Shapes, pattern: str) -> int:
+    """Return how many tensors named by `pattern` with 0, 1, 2 ... there are."""
     return next(n for n in itertools.count() if pattern.format(n) not in shapes)
 
 
@@ -108,7 +108,7 @@ def _unet(shapes: Shapes) -> dict[str, Any]:
 def _of_sdxl(shapes: Shapes, blocks: list[list[int]]) -> dict[str, Any]:
     """What SDXL's UNet has besides: deeper transformers, pooled text, and six sizes of 256 numbers each."""
     depths = [
-        _count(shapes, f"input_blocks.{block[0]}.1.transformer_blocks.{{}}.norm1.weight") for block in blocks
+        count(shapes, f"input_blocks.{block[0]}.1.transformer_blocks.{{}}.norm1.weight") for block in blocks
     ]
     return {
         "transformer_layers_per_block": [depth or 1 for depth in depths],
@@ -118,14 +118,15 @@ def _of_sdxl(shapes: Shapes, blocks: list[list[int]]) -> dict[str, Any]:
     }
 
 
-def _vae(shapes: Shapes) -> dict[str, Any]:
-    count = _count(shapes, "encoder.down.{}.block.0.conv1.weight")
+def vae(shapes: Shapes) -> dict[str, Any]:
+    """Return the config of a VAE of SD1 and SD2; others differ in their scale."""
+    blocks = count(shapes, "encoder.down.{}.block.0.conv1.weight")
     return {
         "_class_name": "AutoencoderKL",
-        "block_out_channels": [shapes[f"encoder.down.{n}.block.0.conv1.weight"][0] for n in range(count)],
-        "down_block_types": ["DownEncoderBlock2D"] * count,
-        "up_block_types": ["UpDecoderBlock2D"] * count,
-        "layers_per_block": _count(shapes, "encoder.down.0.block.{}.conv1.weight"),
+        "block_out_channels": [shapes[f"encoder.down.{n}.block.0.conv1.weight"][0] for n in range(blocks)],
+        "down_block_types": ["DownEncoderBlock2D"] * blocks,
+        "up_block_types": ["UpDecoderBlock2D"] * blocks,
+        "layers_per_block": count(shapes, "encoder.down.0.block.{}.conv1.weight"),
         "latent_channels": shapes["decoder.conv_in.weight"][1],
         "scaling_factor": 0.18215,
     }
@@ -135,12 +136,13 @@ _VAE_OF: Mapping[ldm.Text, Mapping[str, Any]] = {"both": {"scaling_factor": 0.13
 """SDXL's VAE has SD's shapes and another scale; it overflows in fp16."""
 
 
-def _clip(shapes: Shapes) -> dict[str, Any]:
+def clip(shapes: Shapes) -> dict[str, Any]:
+    """Return the config of a text encoder under transformers' names, those of CLIP-L where no shape tells."""
     named = {with_text_model(key): shape for key, shape in shapes.items()}
     return _text(
         named["text_model.embeddings.token_embedding.weight"],
         named["text_model.embeddings.position_embedding.weight"][0],
-        _count(named, "text_model.encoder.layers.{}.mlp.fc1.weight"),
+        count(named, "text_model.encoder.layers.{}.mlp.fc1.weight"),
         named["text_model.encoder.layers.0.mlp.fc1.weight"][0],
         "quick_gelu",
     )
@@ -150,7 +152,7 @@ def _openclip(shapes: Shapes) -> dict[str, Any]:
     return _text(
         shapes["token_embedding.weight"],
         shapes["positional_embedding"][0],
-        min(OPENCLIP_LAYERS, _count(shapes, "transformer.resblocks.{}.mlp.c_fc.weight")),
+        min(OPENCLIP_LAYERS, count(shapes, "transformer.resblocks.{}.mlp.c_fc.weight")),
         shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
         "gelu",
     )
@@ -160,7 +162,7 @@ def _projected(shapes: Shapes) -> dict[str, Any]:
     """OpenCLIP with all of its layers, and its projection."""
     return _openclip(shapes) | {
         "architectures": ["CLIPTextModelWithProjection"],
-        "num_hidden_layers": _count(shapes, "transformer.resblocks.{}.mlp.c_fc.weight"),
+        "num_hidden_layers": count(shapes, "transformer.resblocks.{}.mlp.c_fc.weight"),
         "projection_dim": shapes["text_projection"][1],
     }
 

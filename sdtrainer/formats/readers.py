@@ -326,6 +326,18 @@ READERS: tuple[Reader, ...] = (
             ),
         )
     ),
+    Reader(
+        "full", "sd3", "webui", "ComfyUI", "yes",
+        "Put the file into models/checkpoints and add a Load Checkpoint node. T5 is not in it: with a "
+        "TripleCLIPLoader node it is read from a file of its own.",
+        "the names that its key map has, 0.3.64; not run in it",
+    ),
+    Reader(
+        "full", "sd3", "webui", "diffusers", "yes",
+        'Call StableDiffusion3Pipeline.from_single_file("name.safetensors", text_encoder_3=None, '
+        "tokenizer_3=None).",
+        "its own converters, 0.42.1",
+    ),
     Reader("full", "sd3", "diffusers", "ComfyUI", "no", "Export the webui file for this program."),
     Reader(
         "full", "sd3", "diffusers", "diffusers", "yes",

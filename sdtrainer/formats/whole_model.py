@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..seams import Parts
+from ..seams import T5, Parts
 from ..section import UserError
-from . import diffusers_folder, ldm, legacy_pt, safetensors_file, tokenizer_files
+from . import diffusers_folder, ldm, legacy_pt, mmdit, safetensors_file, tokenizer_files
 from .kohya import with_text_model
 
 if TYPE_CHECKING:
@@ -41,10 +41,6 @@ class WholeModel:
     configs: Mapping[str, Mapping[str, Any]]
     tokenizers: Mapping[str, Mapping[str, str]]
     unheld: ldm.State = field(default_factory=dict)
-
-    @property
-    def text(self) -> ldm.Text:
-        return layout_of(self.configs)
 
 
 def layout_of(configs: ldm.Configs) -> ldm.Text:
@@ -73,7 +69,8 @@ def unheld_of(facts: Facts) -> dict[str, torch.Tensor]:
         state = read_tensors(Path(facts.path).expanduser())
     except (OSError, UserError, SafetensorError):
         return {}
-    kept = ldm.unheld(state, facts.config, layout_of(facts.config))
+    is_three = mmdit.is_one(facts.config)
+    kept = mmdit.unheld(state) if is_three else ldm.unheld(state, facts.config, layout_of(facts.config))
     return {name: tensor for name, tensor in kept.items() if name not in MARKS}
 
 
@@ -127,7 +124,7 @@ def _between(base: torch.Tensor, new: torch.Tensor, strength: float) -> torch.Te
 
 def write_file(path: Path, model: WholeModel, metadata: Mapping[str, str], precision: Precision) -> None:
     """Write the original single-file layout, with the configs and small tokenizers in its header."""
-    state = ldm.to_ldm(model.states, model.configs, model.text)
+    state = to_file(model.states, model.configs)
     unchanged = {k: v for k, v in model.unheld.items() if k not in state or v.shape == state[k].shape}
     safetensors_file.write(
         path, state, dict(metadata) | _entries(model), precision, unchanged | _marks(model)
@@ -138,10 +135,17 @@ def _marks(model: WholeModel) -> dict[str, torch.Tensor]:
     """The empty tensors by which readers of SDXL know what a model predicts."""
     import torch
 
-    scheduler = model.configs[SCHEDULER]
+    scheduler, is_sdxl = model.configs[SCHEDULER], layout_of(model.configs) == "both"
     is_on = (scheduler.get("prediction_type") == "v_prediction", scheduler.get("rescale_betas_zero_snr"))
-    marks = [mark for mark, is_so in zip(MARKS, is_on, strict=True) if is_so and model.text == "both"]
+    marks = [mark for mark, is_so in zip(MARKS, is_on, strict=True) if is_so and is_sdxl]
     return {mark: torch.zeros(0) for mark in marks}
+
+
+def to_file(states: Mapping[str, ldm.State], configs: ldm.Configs) -> dict[str, torch.Tensor]:
+    """Return the tensors of the single file; T5 is never among them."""
+    if mmdit.is_one(configs):
+        return mmdit.to_file(states, configs)
+    return ldm.to_ldm(states, configs, layout_of(configs))
 
 
 def write_folder(path: Path, model: WholeModel, metadata: Mapping[str, str], precision: Precision) -> None:
@@ -166,6 +170,8 @@ def read_states(path: Path, configs: ldm.Configs) -> dict[str, dict[str, torch.T
     """
     if path.is_dir():
         return {part: _named_alike(part, state) for part, state in diffusers_folder.read(path).items()}
+    if mmdit.is_one(configs):
+        return mmdit.from_file(read_tensors(path), configs)
     return ldm.from_ldm(read_tensors(path), configs, layout_of(configs))
 
 
@@ -213,8 +219,10 @@ def _json(metadata: Mapping[str, str], key: str) -> dict[str, Any] | None:
 
 def _entries(model: WholeModel) -> dict[str, str]:
     """What the header says beyond the usual. The new form of a tokenizer can be made from the older one."""
-    entries = {CONFIG_KEY: json.dumps(model.configs)}
+    entries = {CONFIG_KEY: json.dumps({k: v for k, v in model.configs.items() if k != T5})}
     for encoder, texts in model.tokenizers.items():
+        if encoder == T5:
+            continue
         older = {k: text for k, text in texts.items() if k != tokenizer_files.NEW_FORM}
         text = json.dumps(older, ensure_ascii=False)
         if len(text.encode()) < MAX_TOKENIZER_BYTES:

@@ -139,10 +139,6 @@ class Full(Method):
                 "Choose attention.",
                 "method.layers",
             )
-        if not facts.has_unet:
-            raise UserError(
-                f"Method: {facts.title} cannot be trained as a whole yet.", "Choose LoRA.", "method.kind"
-            )
         _factors(section)
 
     def trains(self, section: FullSection, facts: Facts) -> tuple[str, ...]:
@@ -181,10 +177,9 @@ class Full(Method):
         return tuple(name + endings[layout] for layout in formats)
 
     def exported_bytes(self, parts: Parts, section: FullSection, precision: Precision) -> int:
-        from ..formats import ldm, whole_model
+        from ..formats import whole_model
 
-        configs = parts.facts.config
-        state = ldm.to_ldm(whole_model.states_of(parts), configs, whole_model.layout_of(configs))
+        state = whole_model.to_file(whole_model.states_of(parts), parts.facts.config)
         unheld, width = whole_model.unheld_of(parts.facts), BYTES[precision]
         return sum(
             _HEADER_BYTES + t.numel() * (width if t.is_floating_point() else t.element_size())
