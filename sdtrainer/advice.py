@@ -8,6 +8,7 @@ from . import diffusion, optim
 from .data import captions, prior
 from .data.census import Census
 from .plan import Advice, Plan
+from .seams import T5
 
 
 def advise(plan: Plan, census: Census) -> tuple[Advice, ...]:
@@ -18,6 +19,13 @@ def advise(plan: Plan, census: Census) -> tuple[Advice, ...]:
     found += _prior_advice(plan, census)
     if config.optim.text_encoder_until != "100%" and not _learning_encoders(plan):
         found.append(Advice("No text encoder is trained: Text encoder learns until is ignored."))
+    if T5 in plan.facts.encoders:
+        found.append(
+            Advice(
+                "T5, the largest text encoder, takes about 9 GB while captions are read and pictures drawn.",
+                {"base.use_t5": False},
+            )
+        )
     if plan.num_images < 5:
         found.append(
             Advice(f"Only {plan.num_images} images: results will be narrow; 10-20 varied ones are better.")

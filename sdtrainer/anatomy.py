@@ -23,18 +23,20 @@ _PLACES = (
     (r"down_blocks\.(\d+)\.", "down {}"),
     (r"mid_block\.", "middle"),
     (r"up_blocks\.(\d+)\.", "up {}"),
-    (r"conv_in\.", "in"),
-    (r"conv_(?:norm_)?out\.", "out"),
+    (r"transformer_blocks\.(\d+)\.", "block {}"),
+    (r"(?:conv_in|pos_embed|context_embedder)\.", "in"),
+    (r"(?:conv_(?:norm_)?out|norm_out|proj_out)\.", "out"),
     (r"layers\.(\d+)\.", "layer {}"),
-    (r"token_embedding\.", "words"),
+    (r"block\.(\d+)\.", "layer {}"),  # of T5
+    (r"(?:token_embedding|shared)\.", "words"),
 )
 _KINDS: tuple[tuple[str, Kind], ...] = (
-    (r"token_embedding\.", "words"),
-    (r"(?:ff|mlp|norm3|layer_norm2)\.", "feed-forward"),
-    (r"(?:attentions|attn\d|self_attn|layer_norm1)\.", "attention"),
+    (r"(?:token_embedding|shared)\.", "words"),
+    (r"(?:ff|ff_context|mlp|norm3|layer_norm2|DenseReluDense)\.", "feed-forward"),
+    (r"(?:attentions|attn\d?|self_attn|layer_norm1|SelfAttention)\.", "attention"),
     (r"(?:resnets|downsamplers|upsamplers|conv_in|conv_norm_out|conv_out)\.", "convolutions"),
 )
-_ORDER = ("in", "down", "middle", "up", "out", "words", "layer", "ends")
+_ORDER = ("in", "down", "middle", "up", "block", "out", "words", "layer", "ends")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores are shared by the test processes
 
+import sd3 as published_sd3
 import sd15
 import sdxl as published_sdxl
 import tiny
@@ -56,6 +57,7 @@ def published_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]
     return {
         sd15.HUB_ID: str(sd15.write(models / "sd15")),
         published_sdxl.HUB_ID: str(published_sdxl.write(models / "sdxl")),
+        published_sd3.HUB_ID: str(published_sd3.write(models / "sd3")),
     }
 
 

@@ -14,6 +14,8 @@ from typing import Any
 from sdtrainer.bench import models
 
 HUB_ID = "stabilityai/stable-diffusion-3.5-medium"
+TRANSFORMER = 2_243_171_520
+"""Parameters of its published weights."""
 
 _TRANSFORMER = {
     "_class_name": "SD3Transformer2DModel",

@@ -242,3 +242,19 @@ def test_what_makes_no_sense_here_is_refused(runs: Trainer, change: dict[str, An
 
     with pytest.raises(UserError, match=words):
         planner.draft(runs.config(**change), runs.workspace, detect())
+
+
+def test_the_page_draws_every_block_once(runs: Trainer, with_t5: Path) -> None:
+    from sdtrainer import planner
+    from sdtrainer.hardware import CPU_ONLY
+    from sdtrainer.memory import estimate
+    from sdtrainer.ui import figure
+
+    plan = planner.draft(runs.config(base__path=str(with_t5)), runs.workspace, CPU_ONLY).plan
+    assert {"base.use_t5": False} in [advice.fix for advice in plan.advice], "it can be left out"
+    blocks = estimate(plan).blocks
+    shown = [block for block in blocks if block.kind != "others"]
+    assert {block.part for block in shown} == {"denoiser", ENCODER, ENCODER_2, T5}
+    drawn = figure.model(blocks, 1)
+    assert drawn.count("<title>") == len(shown) > 10
+    assert drawn.count('class="lit-') > sum(block.trained > 0 for block in shown) > 0

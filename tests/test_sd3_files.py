@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from test_sd3 import WITHOUT_T5, load, recognised, reference_of
 from test_sdxl_files import assert_same, export, skeleton
 
-from sdtrainer import families
+from sdtrainer import anatomy, families
 from sdtrainer.config import build
 from sdtrainer.formats import ldm, mmdit, whole_model
 from sdtrainer.methods import method_of
@@ -75,6 +75,19 @@ def test_the_file_has_the_names_of_the_published_one_and_tells_the_configs(
     if version == "3 medium":
         known = {k.removeprefix("diffusion_model.") for k in KEYS if k.startswith("diffusion_model.")}
         assert {key.removesuffix(".weight") for key in inside if not key.endswith(".bias")} == known
+
+
+def test_its_numbers_are_those_of_the_published_weights(published_models: dict[str, str]) -> None:
+    """And each has its place in the picture of the model."""
+    empty = skeleton(recognised(Path(published_models[published_sd3.HUB_ID])))
+    denoiser = {DENOISER: empty.denoiser}
+    assert sum(p.numel() for p in empty.denoiser.parameters()) == published_sd3.TRANSFORMER
+    places = anatomy.blocks(anatomy.count(denoiser), anatomy.count(denoiser, trained_only=True))
+    assert {b.place for b in places} == {
+        "in", "out", "ends", *(f"block {n}" for n in range(24))
+    }  # fmt: skip
+    kinds = {kind: total for kind, total, _ in anatomy.totals(places)}
+    assert kinds["attention"] > kinds["feed-forward"] * 0.5 > 0 and "convolutions" not in kinds
 
 
 def test_every_layer_has_a_name_that_comfyui_knows(medium: Parts) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from ..anatomy import KINDS, Block, Kind, totals
-from ..seams import DENOISER
+from ..seams import DENOISER, T5
 from . import words
 from .words import tag
 
@@ -18,9 +18,10 @@ KIND_WORDS: dict[Kind, str] = {
     "others": "other",
 }
 PART_WORDS = {
-    DENOISER: "Denoiser (UNet): paints",
+    DENOISER: "Denoiser: paints",
     "text_encoder": "Text encoder: reads the prompt",
     "text_encoder_2": "Larger text encoder: reads it, too",
+    T5: "Largest text encoder, T5: reads it, too",
 }
 STRIPES: tuple[Kind, ...] = ("convolutions", "attention", "feed-forward")
 WIDE, GAP, TALL, STEP, BASE = 40, 6, 168, 27, 186
@@ -33,13 +34,20 @@ def model(blocks: Sequence[Block], trained: int) -> str:
         tag(
             "figure",
             tag("figcaption", words.safe(PART_WORDS.get(part, part.replace("_", " ").capitalize())))
-            + (_unet(list(of_part)) if part == DENOISER else _encoder(list(of_part))),
+            + _drawn(part, list(of_part)),
         )
         for part, of_part in groupby(sorted(blocks, key=lambda b: b.part != DENOISER), key=lambda b: b.part)
     ]
     total = sum(block.total for block in blocks)
     said = f"{_count(trained)} numbers learn; the model has {_count(total)}. Point at a block for its share."
     return tag("div", "".join(figures), "anatomy") + _key(blocks) + tag("p", said, "quiet")
+
+
+def _drawn(part: str, blocks: list[Block]) -> str:
+    """A UNet has a middle; all else is a stack."""
+    if any(block.place == "middle" for block in blocks):
+        return _unet(blocks)
+    return _stack(blocks, "The denoiser" if part == DENOISER else "The text encoder")
 
 
 def _unet(blocks: list[Block]) -> str:
@@ -68,19 +76,17 @@ def _column(blocks: list[Block], x: float, top: float, height: float) -> list[st
     return [_rect(block, x, top + i * each, WIDE, each - 2) for i, block in enumerate(found)]
 
 
-def _encoder(blocks: list[Block]) -> str:
-    """A stack: the table of words first, then the layers through which a prompt passes."""
-    rows = [
-        (place, [b for b in of_place if b.kind in KINDS[:4]])
-        for place, of_place in groupby((b for b in blocks if b.place != "ends"), key=lambda b: b.place)
-    ]
+def _stack(blocks: list[Block], name: str) -> str:
+    """The table of words first, then the layers through which a prompt passes, or words and picture."""
+    shown = [b for b in blocks if b.place not in ("ends", "in", "out") and b.kind in KINDS[:4]]
+    rows = [(place, list(of_place)) for place, of_place in groupby(shown, key=lambda b: b.place)]
     shapes = []
     for number, (place, found) in enumerate(rows):
         each = ROW_WIDE / len(found)
         shapes += [_rect(b, i * each, number * ROW, each - 2, ROW - 3) for i, b in enumerate(found)]
-        name = "words" if place == "words" else str(int(place.split()[1]) + 1)
-        shapes.append(_label(ROW_WIDE + 6, number * ROW + ROW - 4, name, "start"))
-    return _svg("".join(shapes), ROW_WIDE + 44, len(rows) * ROW + 2, _sentence("The text encoder", blocks))
+        label = "words" if place == "words" else str(int(place.split()[1]) + 1)
+        shapes.append(_label(ROW_WIDE + 6, number * ROW + ROW - 4, label, "start"))
+    return _svg("".join(shapes), ROW_WIDE + 44, len(rows) * ROW + 2, _sentence(name, blocks))
 
 
 def _rect(block: Block, x: float, y: float, width: float, height: float) -> str:
