@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sd3
 import sd15
 import sdxl
 
@@ -48,7 +49,7 @@ def test_a_preset_is_valid_and_differs_from_the_defaults(chosen: Preset) -> None
     differing = changed(config, Config())
     assert len(differing) >= 4
     assert chosen.values["method"]["kind"] == config.method.kind
-    assert config.base.path in ("starter", sd15.HUB_ID, sdxl.HUB_ID)
+    assert config.base.path in ("starter", sd15.HUB_ID, sdxl.HUB_ID, sd3.HUB_ID)
     assert config.data.folder == ("starter" if config.base.path == "starter" else "")
 
 
