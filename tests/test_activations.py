@@ -15,7 +15,7 @@ from sdtrainer.hardware import CPU_ONLY, imagined
 from sdtrainer.memory import Ledger, estimate, structure_of
 from sdtrainer.methods import METHODS, method_of
 from sdtrainer.plan import Plan
-from sdtrainer.seams import Batch, Conditioning, Latents
+from sdtrainer.seams import Batch, Latents
 from sdtrainer.trace import fakes, passes
 from sdtrainer.trace.fakes import Shape
 from sdtrainer.trace.live import LiveBytes
@@ -37,11 +37,13 @@ def real_step(plan: Plan) -> tuple[TrainStep, Batch]:
     setup.attach(method, parts, plan)
     size, side = plan.batch_size, plan.resolutions[0] // plan.facts.pixels_per_latent
     shape = (size, plan.facts.latent_channels, side, side)
-    tokens = None if plan.cache_text else family.tokenize(parts, ["zib"] * size, plan.chunks)
-    words = torch.randn(size, 77 * plan.chunks, plan.facts.text_width).to(DTYPES[plan.precision])
-    text = Conditioning(words) if plan.cache_text else None
+    tokens, sizes = family.tokenize(parts, ["zib"] * size, plan.chunks), torch.zeros(size, 6)
     latents = Latents(torch.randn(shape), torch.ones(shape))
-    batch = Batch(torch.ones(size), torch.zeros(size, 6), latents, conditioning=text, tokens=tokens)
+    batch = Batch(torch.ones(size), sizes, latents, tokens=tokens)
+    if plan.cache_text:
+        with torch.no_grad():
+            text = family.encode_text(parts, tokens, plan.config.base.clip_skip, sizes)
+        batch = Batch(torch.ones(size), sizes, latents, conditioning=text)
     return TrainStep(family, parts, plan), batch
 
 
@@ -112,6 +114,19 @@ def test_weights_kept_as_bf16_are_estimated_too(trainer: Trainer) -> None:
 @pytest.mark.parametrize("kind", METHODS)
 def test_a_real_step_allocates_what_was_estimated(trainer: Trainer, kind: str) -> None:
     plan = planned(trainer, train__resolution=128, **{"method": {"kind": kind}} | STEPS.get(kind, {}))
+    (need, *_) = activations.needs(plan, structure_of(plan))
+    trace.keep(trace.trace(plan, need), need, activations.made_here())
+    promised = held(estimate(plan), "gradients", "activations", "temporary")
+    assert promised == pytest.approx(allocated(plan), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3"])
+@pytest.mark.parametrize("method", [{"kind": "lora"}, {"kind": "full"}], ids=lambda method: method["kind"])
+def test_other_families_allocate_what_was_estimated(
+    trainer: Trainer, request: pytest.FixtureRequest, name: str, method: dict[str, Any]
+) -> None:
+    path = str(request.getfixturevalue(name))
+    plan = planned(trainer, base__path=path, train__resolution=128, method=method)
     (need, *_) = activations.needs(plan, structure_of(plan))
     trace.keep(trace.trace(plan, need), need, activations.made_here())
     promised = held(estimate(plan), "gradients", "activations", "temporary")

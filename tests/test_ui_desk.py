@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import gradio as gr
@@ -94,3 +95,18 @@ def test_the_gallery_goes_with_the_newest_run_until_another_is_chosen(desk: Desk
     assert gallery.shown(looking) == third
     gallery.picked["page"] = "a run that was deleted"
     assert gallery.shown(looking) == third
+
+
+def test_a_run_that_the_disk_cannot_hold_is_not_started(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sdtrainer.workspace import Workspace
+
+    desk.is_warm = True
+    values = desk.project.values
+    deadline = time.monotonic() + 60
+    while desk.look().fit is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert desk.look().error is None
+    monkeypatch.setattr(Workspace, "disk_free", 1000)
+    assert "on the disk of the workspace" in str(desk.look().error)
+    with pytest.raises(UserError, match="disk"):
+        desk.start(values)

@@ -83,7 +83,7 @@ def make_sd3(folder: Path, widths: tuple[int, int] = (16, 24), with_t5: bool = F
     transformer = SD3Transformer2DModel(
         sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=8,
         num_attention_heads=2, joint_attention_dim=sum(widths) + 8, caption_projection_dim=16,
-        pooled_projection_dim=sum(widths), pos_embed_max_size=12, dual_attention_layers=(0,),
+        pooled_projection_dim=sum(widths), pos_embed_max_size=32, dual_attention_layers=(0,),
         qk_norm="rms_norm",
     )  # fmt: skip
     pipeline = StableDiffusion3Pipeline(
