@@ -7,7 +7,7 @@ while running is a new revision of the plan.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal
@@ -195,6 +195,7 @@ def resolve(
     per_epoch = Fraction(micro_batches, accumulation)  # rounded here, ten epochs would grow to many more
     total = steps_of(config.train.steps, per_epoch, 0)
     counts = items.bucket_counts(chosen)
+    _check_sides(config, facts, counts)
 
     def every(duration: str) -> int:
         return steps_of(duration, per_epoch, total)
@@ -289,6 +290,24 @@ def _precision(config: Config, machine: Machine, choices: _Choices) -> Precision
     if machine.card.has_bf16:
         return choices.make("train.precision", "bf16", f"{machine.card.name} computes bf16 in hardware")
     return choices.make("train.precision", "fp16", f"{machine.card.name} has no bf16; fp16 with loss scaling")
+
+
+def _check_sides(config: Config, facts: Facts, buckets: Iterable[tuple[int, int]]) -> None:
+    """Raise UserError for pictures that do not divide into a transformer's patches of 2 x 2 latents."""
+    patch = 2 * facts.pixels_per_latent
+    sides = (
+        ("Bucket step", "data.bucket_step", [side for bucket in buckets for side in bucket]),
+        ("Width", "sample.width", [config.sample.width]),
+        ("Height", "sample.height", [config.sample.height]),
+    )
+    for title, path, found in sides:
+        odd = [side for side in found if side % patch]
+        if odd and not facts.has_unet:
+            raise UserError(
+                f"{title}: pictures would be {odd[0]} px, and {facts.title} needs multiples of {patch}.",
+                f"Write a multiple of {patch}.",
+                path,
+            )
 
 
 def _check_formats(config: Config, method: Method) -> None:

@@ -233,6 +233,8 @@ def test_t5_is_heard_and_never_taught(runs: Trainer, with_t5: Path) -> None:
             "Weights to train: .* no cross-attention",
         ),
         ({"method": {"kind": "hypernetwork"}}, "Method: a hypernetwork needs"),
+        ({"sample__width": 72}, "Width: pictures would be 72 px, .* multiples of 16"),
+        ({"train__resolution": 72, "data__bucket_step": 8}, "Bucket step: pictures would be 72 px"),
         ({"noise__zero_terminal_snr": True}, "Zero terminal SNR has no meaning"),
     ],
 )
