@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import sd15
+import sdxl
 from conftest import Trainer
 
 from sdtrainer import config as configs
@@ -48,26 +49,25 @@ def chosen(found: Fit) -> dict[str, Any]:
     return {choice.path: choice.value for choice in found.plan.choices}
 
 
-@pytest.mark.parametrize(
-    ("gib", "changes"),
-    [
-        (
-            4,
-            {
-                "method": {"kind": "lora"},
-                "train__precision": "auto",
-                "train__resolution": 512,
-                "data__caption_dropout": 0.0,
-            },
-        ),
-        (12, {"method": FULL, "prior__class_prompt": "a robot", "prior__images": 8}),
-        (10, {"method": FULL}),
-    ],
-    ids=["lora", "dreambooth", "full"],
-)
-def test_sd15_fits(trainer: Trainer, sd: Any, gib: float, changes: dict[str, Any]) -> None:
-    found = fitted(sd(**changes), trainer.workspace, gib)
-    assert found.fits and peak(found.ledger) <= found.room < gib * GIB
+PRIOR = {"class_prompt": "a robot", "images": 100}
+GOALS = {
+    "LoRA in 4 GB": (sd15.HUB_ID, 4, {"method": {"kind": "lora"}}),
+    "UNet and text encoder in 10 GB": (sd15.HUB_ID, 10, {"method": FULL}),
+    "DreamBooth in 12 GB": (sd15.HUB_ID, 12, {"method": FULL, "prior": PRIOR}),
+    "SDXL's LoRA in 7 GB": (sdxl.HUB_ID, 7, {"method": {"kind": "lora"}}),
+    "SDXL's UNet in 15 GB": (sdxl.HUB_ID, 15, {"method": {"kind": "full"}}),
+}
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_one_image_a_step_of_the_models_own_size_fits(
+    workspace: Workspace, published_models: dict[str, str], goal: str
+) -> None:
+    model, gib, values = GOALS[goal]
+    own = {"base.path": published_models[model], "data.folder": "starter", "sample.prompts": ["a picture"]}
+    found = fitted(configs.build(override(values, own)), workspace, gib)
+    assert found.fits and found.room is not None and peak(found.ledger) <= found.room < gib * GIB
+    assert found.plan.resolutions == (found.plan.facts.resolution,)
 
 
 @pytest.mark.parametrize("preset", PROMISING, ids=lambda preset: preset.name)
