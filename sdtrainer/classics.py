@@ -14,9 +14,10 @@ from typing import Any
 from . import config as configs
 from . import hardware
 from .data.census import Census, Sample
+from .decisions import resolve
 from .fitting import room_of
 from .memory import estimate
-from .plan import Plan, resolve
+from .plan import Plan
 from .seams import VAE, Facts, Precision
 
 CARD_GIB = 16

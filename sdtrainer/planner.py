@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter
 
-from . import families, files, plan, trackers
+from . import decisions, families, files, trackers
 from .advice import advise
 from .config import Config
 from .data import prior
@@ -74,13 +74,13 @@ def decide(
     trackers.check(config.run)
     census, validation, class_images = found
     if config.prior.is_on and class_images is None:
-        side = max(plan.resolutions_of(config, facts))
+        side = max(decisions.resolutions_of(config, facts))
         class_images = prior.drawn(config.prior, side, class_image_folder(config, facts, workspace))
     chunks = 1
     if count_tokens:
-        told = plan.with_trigger(config, census)
+        told = decisions.with_trigger(config, census)
         chunks = _chunks(told, (census, validation), class_images, count_tokens)
-    made = plan.resolve(config, facts, census, validation, machine, chunks, class_images)
+    made = decisions.resolve(config, facts, census, validation, machine, chunks, class_images)
     made = dataclasses.replace(made, advice=advise(made, census))
     return Draft(made.facts, census, validation, class_images, made)
 
@@ -109,7 +109,7 @@ def class_image_folder(config: Config, facts: Facts, workspace: Workspace) -> Pa
     base, drawn = config.base, config.prior
     told = [base.prediction_type, base.clip_skip, config.noise.zero_terminal_snr]
     told += [drawn.class_prompt.strip(), drawn.negative, drawn.steps, drawn.guidance]
-    told += [max(plan.resolutions_of(config, facts)), facts.path, *_stamps(Path(facts.path))]
+    told += [max(decisions.resolutions_of(config, facts)), facts.path, *_stamps(Path(facts.path))]
     digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
     words = re.sub(r"\W+", "-", drawn.class_prompt.lower())[:40].strip("-")
     return workspace.class_images / "-".join(filter(None, (words, digest)))
@@ -133,7 +133,7 @@ def load(folder: RunFolder) -> Draft | None:
     plan_ = _PLAN.validate_json(folder.plan_file.read_bytes())
     census, validation, class_images = _CENSUSES.validate_json(folder.census_file.read_bytes())
     assert census is not None
-    plan_ = dataclasses.replace(plan_, config=plan.with_trigger(folder.config(), census))
+    plan_ = dataclasses.replace(plan_, config=decisions.with_trigger(folder.config(), census))
     return Draft(plan_.facts, census, validation, class_images, plan_)
 
 
