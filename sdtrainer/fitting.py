@@ -322,7 +322,10 @@ def _choice(plan: Plan, axis: Axis, held: int, fits: bool) -> Choice | None:
     if chosen is options[0]:
         why = "there is room for it" if fits else "less would not help here"
         return Choice(axis.path, chosen.value, f"{chosen.does}: {why}")
-    without = peak(estimate(options[0].put(plan)))
+    fastest = estimate(options[0].put(plan))
+    if fastest.unknown:
+        return Choice(axis.path, chosen.value, f"{chosen.does}: what it takes otherwise is not known")
+    without = peak(fastest)
     if without - held < GIB / 20:
         return Choice(axis.path, chosen.value, f"{chosen.does}, for every byte counts here")
     saves = f"{_gib(held)} instead of {_gib(without)}"
