@@ -210,7 +210,9 @@ class Children:
 
 
 def writes(home: Path, *keys: str) -> str:
-    return f"for k in {keys}: open(f'{home}/{{k}}.json', 'w').write('{TABLE}')"
+    """A table is there whole or not at all, as the real child keeps it."""
+    part, whole = f"f'{home}/{{k}}.part'", f"f'{home}/{{k}}.json'"
+    return f"import os\nfor k in {keys}: open({part}, 'w').write('{TABLE}'); os.replace({part}, {whole})"
 
 
 ENDLESS = "import time; time.sleep(600)"
