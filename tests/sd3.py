@@ -7,7 +7,6 @@ stable-diffusion-3.5-medium and -large on the hub); what is left out is the clas
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +65,4 @@ _FILES = {
 
 def write(folder: Path, version: str = "3.5 medium") -> Path:
     """Write the folder and return it."""
-    for name, values in (_FILES | {"transformer/config.json": TRANSFORMERS[version]}).items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values), encoding="utf-8")
-    return folder
+    return models.write_configs(_FILES | {"transformer/config.json": TRANSFORMERS[version]}, folder)

@@ -125,11 +125,7 @@ def test_lycoris_files_have_the_same_names_as_a_dora(sd3: Path, kind: str) -> No
 def random_states(path: Path) -> tuple[Facts, dict[str, dict[str, torch.Tensor]]]:
     """The tiny model with random weights, no two alike."""
     facts = recognised(path)
-    generator = torch.Generator().manual_seed(0)
-    return facts, {
-        part: {name: torch.randn(value.shape, generator=generator) for name, value in state.items()}
-        for part, state in whole_model.states_of(skeleton(facts)).items()
-    }
+    return facts, tiny.random_like(whole_model.states_of(skeleton(facts)))
 
 
 def test_diffusers_own_converters_read_the_same_tensors(sd3: Path) -> None:

@@ -133,11 +133,7 @@ def test_shapes_tell_the_configs(published: Facts, empty: Parts, file: dict[str,
 def random_states(path: Path) -> tuple[Facts, dict[str, dict[str, torch.Tensor]]]:
     """The tiny model with random weights, no two alike."""
     facts = recognised(path)
-    generator = torch.Generator().manual_seed(0)
-    return facts, {
-        part: {name: torch.randn(value.shape, generator=generator) for name, value in state.items()}
-        for part, state in whole_model.states_of(skeleton(facts)).items()
-    }
+    return facts, tiny.random_like(whole_model.states_of(skeleton(facts)))
 
 
 def test_diffusers_own_converter_reads_the_same_tensors(sdxl: Path) -> None:

@@ -162,6 +162,17 @@ def make_tokenizer(folder: Path):  # type: ignore[no-untyped-def]
     return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77)
 
 
+def random_like(states):  # type: ignore[no-untyped-def]
+    """Return {part: {name: tensor}} of the same shapes with random numbers, no two alike."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    return {
+        part: {name: torch.randn(value.shape, generator=generator) for name, value in state.items()}
+        for part, state in states.items()
+    }
+
+
 def make_images(folder: Path, count: int = 4, size: tuple[int, int] = (64, 64)) -> Path:
     """Write `count` captioned drawings of a disc on coloured ground."""
     from PIL import Image, ImageDraw

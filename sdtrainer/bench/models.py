@@ -73,7 +73,7 @@ _SD21 = {
     | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"},
 }
 _SDXL = {
-    "model_index.json": {"_class_name": "StableDiffusionXLPipeline"},
+    "model_index.json": {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True},
     "unet/config.json": {
         "_class_name": "UNet2DConditionModel",
         "sample_size": 128,
@@ -89,9 +89,11 @@ _SDXL = {
         "addition_time_embed_dim": 256,
         "projection_class_embeddings_input_dim": 2816,
     },
-    "vae/config.json": _VAE | {"sample_size": 1024, "scaling_factor": 0.13025},
-    "text_encoder/config.json": _SD15["text_encoder/config.json"],
+    "vae/config.json": _VAE | {"sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True},
+    "text_encoder/config.json": _SD15["text_encoder/config.json"]
+    | {"architectures": ["CLIPTextModel"], "eos_token_id": 2},
     "text_encoder_2/config.json": {
+        "architectures": ["CLIPTextModelWithProjection"],
         "vocab_size": 49408,
         "hidden_size": 1280,
         "intermediate_size": 5120,
@@ -99,9 +101,15 @@ _SDXL = {
         "num_attention_heads": 20,
         "hidden_act": "gelu",
         "projection_dim": 1280,
+        "eos_token_id": 2,
     },
     "scheduler/scheduler_config.json": _SCHEDULE
-    | {"_class_name": "EulerDiscreteScheduler", "prediction_type": "epsilon"},
+    | {
+        "_class_name": "EulerDiscreteScheduler",
+        "timestep_spacing": "leading",
+        "steps_offset": 1,
+        "prediction_type": "epsilon",
+    },
 }
 MODELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "SD 1.5": _SD15,
@@ -113,12 +121,18 @@ MODELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 
 def write(model: str, folder: Path) -> Path:
     """Write a model's folder with configs and a tokenizer (the starter's, which has fewer words)."""
-    for name, values in MODELS[model].items():
+    write_configs(MODELS[model], folder)
+    for name in ("tokenizer", "tokenizer_2"):
+        shutil.copytree(ASSETS / "starter-model" / "tokenizer", folder / name, dirs_exist_ok=True)
+    return folder
+
+
+def write_configs(configs: Mapping[str, Mapping[str, Any]], folder: Path) -> Path:
+    """Write config files by their paths and return the folder."""
+    for name, values in configs.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values), encoding="utf-8")
-    for name in ("tokenizer", "tokenizer_2"):
-        shutil.copytree(ASSETS / "starter-model" / "tokenizer", folder / name, dirs_exist_ok=True)
     return folder
 
 

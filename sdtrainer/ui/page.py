@@ -196,7 +196,7 @@ class Page:
     def _show(self, given: Given) -> dict[Any, Any]:
         """Show what follows from the project's settings."""
         outlook = self.desk.look()
-        ledger = self.desk.ledger(outlook.plan) if outlook.plan else None
+        ledger = outlook.fit.ledger if outlook.fit else None
         pace = self.desk.pace(outlook.config) if outlook.config else None
         costs = Costs(
             peak_bytes=ledger.held(ledger.peak_phase) if ledger else None,
