@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from .chores import CHORES
 from .section import UserError
 
 VERBS = {
@@ -28,6 +29,8 @@ VERBS = {
     "trace": "find out what activations take, without a card",
     "starter": "make the starter model anew",
     "worker": "train for the page (used by the app itself)",
+    "chore": "do other long work for the page (used by the app itself)",
+    **{verb: chore.about for verb, chore in CHORES.items()},
 }
 
 
@@ -44,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     quieten()
     try:
+        if verb in CHORES:
+            return importlib.import_module(".verbs.chore", __package__).do(verb, rest)
         return importlib.import_module(f".verbs.{verb}", __package__).main(rest)
     except UserError as error:
         print(error, file=sys.stderr)

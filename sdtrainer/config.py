@@ -25,7 +25,7 @@ from .methods import METHODS
 from .methods import sections as method_sections
 from .optim import OptimSection
 from .run_sections import CheckpointSection, ExportSection, RunSection, SampleSection, TrainSection
-from .section import Knob, Section, UserError, override, walk
+from .section import Knob, Section, UserError, override, short, walk
 
 SCHEMA = 1
 RENAMED: Mapping[int, Mapping[str, str]] = {}
@@ -203,7 +203,7 @@ def _user_error(error: ErrorDetails, values: Mapping[str, Any], source: str, tex
         return UserError(f"{place}'{path}' is a section, not a setting.", hint, path)
     title, allowed = _declared(path, error["loc"])
     reason = str(error.get("ctx", {}).get("error", "")) or allowed or error["msg"]
-    return UserError(f"{place}{title} ({path}) is {_short(error['input'])}.", f"Allowed: {reason}.", path)
+    return UserError(f"{place}{title} ({path}) is {short(error['input'])}.", f"Allowed: {reason}.", path)
 
 
 def _declared(path: str, location: tuple[Any, ...]) -> tuple[str, str]:
@@ -213,11 +213,6 @@ def _declared(path: str, location: tuple[Any, ...]) -> tuple[str, str]:
     declared = [k for k in knobs() if k.path == path]
     found = next((k for k in declared if k.kind in location), next(iter(declared), None))
     return (found.title, found.allowed()) if found else (path.capitalize(), "")
-
-
-def _short(value: Any) -> str:
-    text = "a table" if isinstance(value, Mapping) else repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _place(path: str, values: Mapping[str, Any], source: str, text: str) -> str:

@@ -32,9 +32,11 @@ class RunStarted(Event):
 
 @dataclass(frozen=True)
 class PhaseBegan(Event):
-    """load, prior (drawing class images), cache, train, sample or export; `what` is a sentence to show."""
+    """load, prior (drawing class images), cache, train, sample or export of a run, or other work; `what` is a
+    sentence to show.
+    """
 
-    phase: Literal["load", "prior", "cache", "train", "sample", "export"]
+    phase: Literal["load", "prior", "cache", "train", "sample", "export", "work"]
     what: str
 
 

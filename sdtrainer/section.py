@@ -1,12 +1,13 @@
 """Settings as data: one declaration each, from which form, command line, presets, docs and errors are read.
 
 Owns `Section` (a frozen group of settings), `knob()` (one setting), `Duration` (steps, epochs or percent),
-`walk()` (all settings of a tree of sections), `override()` (dotted changes) and `UserError`. Knows no
-particular setting.
+`walk()` (all settings of a tree of sections), `checked()` (a section made of values), `override()` (dotted
+changes) and `UserError`. Knows no particular setting.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 import types
@@ -23,6 +24,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
     ValidationInfo,
     field_validator,
 )
@@ -178,6 +180,37 @@ def walk(section: type[Section]) -> Iterator[Knob]:
         for member in _members(field.annotation):
             if isinstance(member, type) and issubclass(member, Section):
                 yield from _walk_one(member, name)
+
+
+def fields(section: type[Section]) -> dict[str, Knob]:
+    """Return the settings of one section by name."""
+    return {name: _knob_of(name, "", field) for name, field in section.model_fields.items()}
+
+
+def checked(section: type[Section], values: Mapping[str, Any], where: str) -> Any:
+    """Return one section made of `values`.
+
+    Raises:
+        UserError: names the setting, its value and what is allowed; `where` is what has these settings.
+    """
+    try:
+        return section.model_validate(dict(values))
+    except ValidationError as error:
+        wrong, known = error.errors()[0], fields(section)
+        name = str(wrong["loc"][0])
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"Did you mean '{close[0]}'?" if close else f"There are {', '.join(known)}."
+            raise UserError(f"'{where}' has no setting '{name}'.", hint, name) from None
+        reason = str(wrong.get("ctx", {}).get("error", "")) or known[name].allowed() or wrong["msg"]
+        what = f"{known[name].title} ({name}) is {short(wrong['input'])}."
+        raise UserError(what, f"Allowed: {reason}.", name) from None
+
+
+def short(value: Any) -> str:
+    """Return a value as a sentence shows it."""
+    text = "a table" if isinstance(value, Mapping) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _walk_one(section: type[Section], prefix: str) -> Iterator[Knob]:

@@ -16,7 +16,7 @@ ORDER = (
     "launcher",  # the standard library alone: it runs before anything is installed
     "__init__",
     "section",
-    "files seeds events hardware",
+    "files seeds events hardware child pace",
     "starter",  # makes the starter model: knows no more of the app than this
     "diffusion",
     "flow",
@@ -41,7 +41,7 @@ ORDER = (
     "verdict result",
     "training",
     "trace",
-    "job console",
+    "job console chores",
     "compare bench",
     "__main__",
     "verbs ui",

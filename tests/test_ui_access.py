@@ -155,7 +155,7 @@ def test_a_viewer_changes_nothing_in_any_handler(shared: Any) -> None:
         page.runs.go_on,
         page.runs.delete,
         page.runs.reuse,
-        page.dataset.save,
+        page.dataset.browse.save,
         page.header.share.go,
         page.header.share.stop,
     ]

@@ -25,7 +25,7 @@ from sdtrainer.section import UserError
 from sdtrainer.ui import budget, costs
 from sdtrainer.ui.access import Access
 from sdtrainer.ui.desk import Desk
-from sdtrainer.ui.errand import Errand
+from sdtrainer.ui.errand import Errands
 from sdtrainer.ui.measuring import Measuring
 
 
@@ -49,24 +49,27 @@ def waits(hand: Hand, tell: Callable[[Any], None] = lambda progress: None) -> No
 
 
 @pytest.fixture
-def errand() -> Iterator[Errand]:
-    errand = Errand(lambda: None, lambda text: None)
+def errand() -> Iterator[Errands]:
+    errand = Errands(lambda: None, lambda text: None)
     yield errand
-    errand.stop()
+    errand.close()
 
 
-def test_only_one_thing_is_measured_at_a_time_until_it_is_stopped(errand: Errand) -> None:
-    errand.begin("measure", waits)
-    until(lambda: errand.doing and errand.doing.progress == "at work")
-    with pytest.raises(UserError, match="being measured already"):
-        errand.begin("compare", waits)
-    errand.stop()
-    assert errand.doing is None and errand.ended == {"measure": "It was stopped."}
-    done = threading.Event()
-    errand.begin("measure", lambda hand, tell: done.set())
-    until(lambda: done.is_set() and errand.doing is None)
-    assert not errand.ended, "what went wrong before is no longer said"
-    errand.stop()
+def test_the_card_is_for_one_thing_at_a_time_and_each_thing_is_done_once(errand: Errands) -> None:
+    errand.begin("measure", waits, needs_card=True)
+    until(lambda: errand.doing["measure"].progress == "at work")
+    with pytest.raises(UserError, match="'measure' has the card"):
+        errand.begin("compare", waits, needs_card=True)
+    errand.begin("caption", waits)
+    with pytest.raises(UserError, match="being done already"):
+        errand.begin("caption", waits)
+    errand.free_card()
+    assert [*errand.doing] == ["caption"] and errand.ended == {"measure": "It was stopped."}
+    errand.stop("caption")
+    errand.begin("measure", lambda hand, tell: 7)
+    until(lambda: not errand.doing)
+    assert "measure" not in errand.ended, "what went wrong before is no longer said"
+    assert errand.found == {"measure": 7}
 
 
 @pytest.mark.parametrize(
@@ -79,13 +82,13 @@ def test_only_one_thing_is_measured_at_a_time_until_it_is_stopped(errand: Errand
 )
 def test_what_goes_wrong_is_said(error: Exception, words: str) -> None:
     told, logged = list[int](), list[str]()
-    errand = Errand(lambda: told.append(1), logged.append)
+    errand = Errands(lambda: told.append(1), logged.append)
 
     def broken(hand: Hand, tell: Any) -> None:
         raise error
 
     errand.begin("compare", broken)
-    until(lambda: errand.doing is None)
+    until(lambda: not errand.doing)
     assert words in errand.ended["compare"] and len(told) >= 2
     assert bool(logged) == isinstance(error, ValueError)
 
@@ -117,7 +120,7 @@ def shown(tab: Measuring) -> dict[Any, Any]:
 
 
 def finish(tab: Measuring) -> dict[Any, Any]:
-    until(lambda: tab.desk.errand.doing is None)
+    until(lambda: not tab.desk.errands.doing)
     return shown(tab)
 
 
@@ -162,7 +165,7 @@ def test_memory_that_runs_out_is_told_as_a_result(tab: Measuring, monkeypatch: p
     tab._begin("measure")
     said = finish(tab)[tab.measured]
     assert "The memory of Card A ran out while drawing" in said and "Training" in said
-    assert not tab.desk.errand.ended
+    assert not tab.desk.errands.ended
 
 
 def test_settings_are_compared_and_kept(tab: Measuring, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +201,7 @@ def test_a_stopped_comparison_keeps_what_it_found(tab: Measuring, monkeypatch: p
     monkeypatch.setattr(child, "setting", run)
     tab._begin("compare")
     until(lambda: len(asked) == 2)
-    tab.desk.errand.stop()
+    tab.desk.errands.close()
     said = finish(tab)[tab.compared]
     assert "It was stopped." in said and "1 s" in said and len(asked) == 2
     kept = settings.load(tab._plan().config, tab.desk.workspace)
@@ -215,10 +218,10 @@ def test_a_run_has_the_card_for_itself(tab: Measuring, monkeypatch: pytest.Monke
     monkeypatch.setattr(job, "start_worker", worker)
     monkeypatch.setattr(child, "dry", lambda plan, hand: waits(hand, hand.hear))
     tab._begin("measure")
-    until(lambda: tab.desk.errand.doing and tab.desk.errand.doing.progress)
+    until(lambda: "measure" in tab.desk.errands.doing and tab.desk.errands.doing["measure"].progress)
     run = tab.desk.start(tab.desk.project.values)
-    until(lambda: tab.desk.errand.doing is None)
-    assert tab.desk.errand.ended["measure"] == "It was stopped."
+    until(lambda: not tab.desk.errands.doing)
+    assert tab.desk.errands.ended["measure"] == "It was stopped."
     with pytest.raises(UserError, match=f"'{run.name}' is being trained and has the card"):
         tab._begin("measure")
 

@@ -15,10 +15,10 @@ from accelerate import Accelerator
 from .. import files
 from ..data.census import Census, Sample
 from ..events import Event, PhaseBegan, Progress, Said
+from ..pace import Pace
 from ..plan import CLASS_IMAGE_BATCH, Plan
 from ..sample import Bring, Request, Sampler
 from ..seeds import seed_of
-from .pace import Pace
 from .shortage import first_that_fits
 
 if TYPE_CHECKING:

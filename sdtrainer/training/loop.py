@@ -26,13 +26,13 @@ from ..events import (
     Suspended,
 )
 from ..hardware import moves_card_memory
+from ..pace import Pace
 from ..section import UserError
 from ..seeds import seed_of
 from . import checkpoint
 from .control import Control
 from .guard import Guard
 from .looking import look
-from .pace import Pace
 from .recovery import Recovery
 from .setup import Training
 from .shortage import ran_out

@@ -27,6 +27,7 @@ from ..data.stores import LatentStore, TextStore
 from ..events import Event, PhaseBegan, Progress, Said
 from ..hardware import detect
 from ..methods import method_of
+from ..pace import Pace
 from ..plan import Phase, Plan
 from ..planner import Draft
 from ..sample import Sampler
@@ -37,7 +38,6 @@ from . import asking, class_images, waiting
 from .checkpoint import Trained
 from .encoding import Encoding
 from .feed import Feed
-from .pace import Pace
 from .quantized import quantise
 from .shortage import first_that_fits
 from .step import TrainStep

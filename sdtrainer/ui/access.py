@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 
 from ..config import Config, flatten, knobs
 from ..families import STARTER
-from ..section import UserError
+from ..section import Knob, Section, UserError, fields
 from ..workspace import Workspace
 
 Role = Literal["owner", "viewer"]
@@ -88,22 +88,24 @@ class Access:
         Raises:
             UserError: names the setting.
         """
-        if not self.needs_login:
-            return
         values = flatten(config.values())
-        for knob in knobs():
-            value = values.get(knob.path)
-            if (
-                knob.is_path
-                and value not in SHIPPED
-                and value is not None
-                and not self.workspace.contains(value)
-            ):
-                raise UserError(
-                    f"{knob.title}: '{value}' lies outside the workspace, and this page is shared.",
-                    f"Choose a folder inside {self.workspace.root}, upload the files, or stop sharing.",
-                    knob.path,
-                )
+        self._confine((knob, values.get(knob.path)) for knob in knobs())
+
+    def check_section(self, settings: Section) -> None:
+        """The same for one section. Raises UserError."""
+        self._confine((knob, getattr(settings, name)) for name, knob in fields(type(settings)).items())
+
+    def _confine(self, found: Iterable[tuple[Knob, Any]]) -> None:
+        for knob, value in found if self.needs_login else ():
+            for path in value if isinstance(value, list) else [value]:
+                if not knob.is_path or path is None or path in SHIPPED:
+                    continue
+                if not self.workspace.contains(path):
+                    raise UserError(
+                        f"{knob.title}: '{path}' lies outside the workspace, and this page is shared.",
+                        f"Choose a folder inside {self.workspace.root}, upload the files, or stop sharing.",
+                        knob.path,
+                    )
 
     def _open(self, role: Role, by_password: bool) -> str:
         token = secrets.token_urlsafe(24)

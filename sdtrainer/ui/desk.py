@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .. import hardware, planner
+from .. import chores, hardware, planner
+from ..child import Hand
+from ..chores import CHORES, Answer
 from ..config import Config
 from ..hardware import Machine
 from ..job import Jobs, Status
@@ -21,7 +23,7 @@ from ..section import UserError
 from ..workspace import RunFolder, Workspace, list_runs
 from .access import Access
 from .answers import Answers
-from .errand import Errand
+from .errand import Errands, Tell
 from .follow import Followers
 from .listen import Listener
 from .outlook import Looker, Outlook
@@ -48,8 +50,8 @@ class Desk:
         self.num_counted = 0
         self.listener = Listener(workspace)
         self.on = self.listener.on
-        self.errand = Errand(self._tell, self.listener.log)
-        self.jobs = Jobs(workspace, self.errand.stop)
+        self.errands = Errands(self._tell, self.listener.log)
+        self.jobs = Jobs(workspace, self.errands.free_card)
         self.project = Project(workspace)
         self.machine = hardware.quick()
         self.is_warm = False
@@ -151,6 +153,21 @@ class Desk:
         assert outlook.config
         return self.jobs.start(outlook.config)
 
+    def begin(self, verb: str, values: Mapping[str, Any]) -> None:
+        """Have a chore done in the background. While a run is trained it does without the card.
+
+        Raises:
+            UserError: a setting is wrong, a path may not be read while shared, or this is being done already.
+        """
+        chore, jobs = CHORES[verb], self.jobs.state()
+        self.access.check_section(chore.check(values))
+        is_free = not (jobs.current or jobs.waiting or self.errands.has_card)
+
+        def work(hand: Hand, tell: Tell) -> Answer:
+            return chores.do_elsewhere(verb, values, self.workspace, tell, hand, is_free)
+
+        self.errands.begin(verb, work, chore.needs_card and is_free)
+
     def runs(self) -> list[RunFolder]:
         return list_runs(self.workspace.runs)
 
@@ -197,7 +214,7 @@ class Desk:
         return words
 
     def close(self) -> None:
-        self.errand.stop()
+        self.errands.close()
         self._tracer.close()
         self.jobs.close()
 

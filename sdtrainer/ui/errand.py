@@ -1,6 +1,4 @@
-"""Measuring while the page is open: in the background, and one thing at a time, as it needs the card for
-itself.
-"""
+"""Long work while the page is open, in the background: each kind once at a time, and the card for one."""
 
 from __future__ import annotations
 
@@ -8,75 +6,96 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
-from ..bench import child
-from ..bench.child import Hand
+from .. import child
+from ..child import Hand
 from ..section import UserError
 
-Kind = Literal["measure", "compare"]
 STOPPED = "It was stopped."
 Tell = Callable[[Any], None]
-Work = Callable[[Hand, Tell], None]
+Work = Callable[[Hand, Tell], Any]
 
 
 @dataclass(frozen=True)
 class Doing:
     """What is under way. `progress` is what was told last; None at first."""
 
-    kind: Kind
+    kind: str
+    needs_card: bool = False
     progress: Any = None
     is_stopping: bool = False
 
 
-class Errand:
-    """`news` is called at every step forward. `ended` says of each kind why it ended early, if it did."""
+class Errands:
+    """`news` is called at every step forward. By kind: `doing` is under way, `ended` says why it ended early,
+    and `found` is what the last one that came to its end returned.
+    """
 
     def __init__(self, news: Callable[[], None], log: Callable[[str], None]) -> None:
         self._news, self._log = news, log
         self._lock = threading.Lock()
-        self._hand: Hand | None = None
-        self._thread: threading.Thread | None = None
-        self.doing: Doing | None = None
-        self.ended: dict[Kind, str] = {}
+        self._hands: dict[str, tuple[Hand, threading.Thread]] = {}
+        self.doing: dict[str, Doing] = {}
+        self.ended: dict[str, str] = {}
+        self.found: dict[str, Any] = {}
 
-    def begin(self, kind: Kind, work: Work) -> None:
+    @property
+    def has_card(self) -> Doing | None:
+        """What has the card for itself now."""
+        with self._lock:
+            return next((doing for doing in self.doing.values() if doing.needs_card), None)
+
+    def begin(self, kind: str, work: Work, needs_card: bool = False) -> None:
         """Do it in the background: `work` puts its child into the hand, and tells how far it is.
 
         Raises:
-            UserError: something is measured already.
+            UserError: this is being done already, or something else has the card.
         """
+        holder = self.has_card
         with self._lock:
-            if self.doing:
-                raise UserError("Something is being measured already.", "Wait for it, or stop it first.")
-            self.doing, self._hand = Doing(kind), Hand()
+            if kind in self.doing:
+                raise UserError("This is being done already.", "Wait for it, or stop it first.")
+            if needs_card and holder:
+                what = f"'{holder.kind}' has the card at the moment."
+                raise UserError(what, "Wait for it, or stop it first.")
+            hand = Hand()
+            thread = threading.Thread(target=self._work, args=(kind, work, hand), name=kind, daemon=True)
+            self.doing[kind], self._hands[kind] = Doing(kind, needs_card), (hand, thread)
             self.ended.pop(kind, None)
-            self._thread = threading.Thread(
-                target=self._work, args=(kind, work, self._hand), name="errand", daemon=True
-            )
-            self._thread.start()
+            self.found.pop(kind, None)
+            thread.start()
         self._news()
 
-    def stop(self) -> None:
-        """End what is under way, if anything is; its child is gone when this returns."""
+    def stop(self, kind: str) -> None:
+        """End this, if it is under way; its child is gone when this returns."""
         with self._lock:
-            hand, thread = self._hand, self._thread
-            if self.doing:
-                self.doing = replace(self.doing, is_stopping=True)
+            hand, thread = self._hands.get(kind, (None, None))
+            if kind in self.doing:
+                self.doing[kind] = replace(self.doing[kind], is_stopping=True)
         if hand and thread and thread is not threading.current_thread():
             hand.stop()
             thread.join(10)
 
-    def _tell(self, progress: Any) -> None:
+    def free_card(self) -> None:
+        """End what has the card."""
+        while holder := self.has_card:
+            self.stop(holder.kind)
+
+    def close(self) -> None:
+        for kind in list(self.doing):
+            self.stop(kind)
+
+    def _tell(self, kind: str, progress: Any) -> None:
         with self._lock:
-            if self.doing:
-                self.doing = replace(self.doing, progress=progress)
+            if kind in self.doing:
+                self.doing[kind] = replace(self.doing[kind], progress=progress)
         self._news()
 
-    def _work(self, kind: Kind, work: Work, hand: Hand) -> None:
-        said = ""
+    def _work(self, kind: str, work: Work, hand: Hand) -> None:
+        said, found = "", None
         try:
-            work(hand, self._tell)
+            found = work(hand, lambda progress: self._tell(kind, progress))
         except child.Stopped:
             said = STOPPED
         except child.Failed as error:
@@ -87,6 +106,10 @@ class Errand:
             self._log(traceback.format_exc())
             said = "It failed; log.txt in the workspace says why."
         with self._lock:
-            self.doing = self._hand = None
-            self.ended |= {kind: said} if said else {}
+            self.doing.pop(kind, None)
+            self._hands.pop(kind, None)
+            if said:
+                self.ended[kind] = said
+            else:
+                self.found[kind] = found
         self._news()

@@ -173,11 +173,16 @@ class Form:
                 self._place(knob)
 
     def _place(self, knob: Knob, **looks: Any) -> Component:
-        field = Field(knob, _widget(knob, looks))
-        self.fields[knob.key] = field
-        if shape(knob) in ("lines", "sizes"):
-            field.widget.value = field.show(knob.default)
+        self.fields[knob.key] = field = field_of(knob, looks)
         return field.widget
+
+
+def field_of(knob: Knob, looks: Mapping[str, Any]) -> Field:
+    """Make the component of a setting here."""
+    field = Field(knob, _widget(knob, dict(looks)))
+    if shape(knob) in ("lines", "sizes"):
+        field.widget.value = field.show(knob.default)
+    return field
 
 
 def merged(first: Updates, then: Updates) -> Updates:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 
@@ -13,11 +13,12 @@ from ..plan import Plan
 from ..section import UserError
 from . import costs, words
 from .desk import Desk
-from .errand import Kind, Tell
+from .errand import Doing, Tell
 from .listen import Given
 from .outlook import Outlook
 from .words import tag
 
+Kind = Literal["measure", "compare"]
 ABOUT_MEASURE = (
     "The estimate is made without your card. This loads the base model and takes a training step with your "
     "settings at your largest pictures. Nothing is learnt, and no run is made."
@@ -73,16 +74,20 @@ class Measuring:
         return measured.trust(measured.load(outlook.plan, self.desk.machine, self.desk.workspace))
 
     def _buttons(self, kind: Kind, start: Any, stop: Any) -> dict[Any, Any]:
-        doing = self.desk.errand.doing
-        can_stop = doing is not None and doing.kind == kind and not doing.is_stopping
-        return {start: gr.update(interactive=doing is None), stop: gr.update(interactive=can_stop)}
+        doing = self._doing(kind)
+        is_free = self.desk.errands.has_card is None
+        can_stop = doing is not None and not doing.is_stopping
+        return {start: gr.update(interactive=is_free), stop: gr.update(interactive=can_stop)}
+
+    def _doing(self, kind: Kind) -> Doing | None:
+        return self.desk.errands.doing.get(kind)
 
     def _measured(self, outlook: Outlook) -> str:
-        title, doing = tag("h3", "Measured on this machine"), self.desk.errand.doing
-        if doing and doing.kind == "measure":
+        title, doing = tag("h3", "Measured on this machine"), self._doing("measure")
+        if doing:
             said = "Stopping" if doing.is_stopping else doing.progress or "Starting"
             return title + tag("p", f"{words.safe(said)} …", "found")
-        ended, plan = costs.ended(self.desk.errand.ended.get("measure", "")), outlook.plan
+        ended, plan = costs.ended(self.desk.errands.ended.get("measure", "")), outlook.plan
         if plan is None:
             return title + ended + tag("p", "There is no plan yet.", "quiet")
         kept = measured.load(plan, self.desk.machine, self.desk.workspace)
@@ -94,12 +99,12 @@ class Measuring:
         return title + ended + costs.measurement(one, lines, kept.card)
 
     def _compared(self, outlook: Outlook) -> str:
-        title, doing = tag("h3", "Settings compared on this machine"), self.desk.errand.doing
-        if doing and doing.kind == "compare":
+        title, doing = tag("h3", "Settings compared on this machine"), self._doing("compare")
+        if doing:
             said = costs.progress(doing.progress, doing.is_stopping)
             found = costs.table(doing.progress.found) if doing.progress else ""
             return title + said + found
-        ended = costs.ended(self.desk.errand.ended.get("compare", ""))
+        ended = costs.ended(self.desk.errands.ended.get("compare", ""))
         found = settings.load(outlook.plan.config, self.desk.workspace) if outlook.plan else None
         about = tag("p", ABOUT_COMPARE, "quiet")
         return title + ended + (costs.comparison(found) if found and found.rows else about)
@@ -107,11 +112,12 @@ class Measuring:
     def _begin(self, kind: Kind) -> dict[Any, Any]:
         plan = self._plan()
         work = self._measure if kind == "measure" else self._compare
-        self.desk.errand.begin(kind, partial(work, plan))
+        self.desk.errands.begin(kind, partial(work, plan), needs_card=True)
         return self.show(self.desk.look())
 
     def _stop(self, given: Given) -> dict[Any, Any]:
-        self.desk.errand.stop()
+        for kind in ("measure", "compare"):
+            self.desk.errands.stop(kind)
         return self.show(self.desk.look())
 
     def _plan(self) -> Plan:

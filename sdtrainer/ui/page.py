@@ -79,7 +79,7 @@ class Page:
 
     def _wire(self, blocks: gr.Blocks) -> None:
         on = self.desk.on
-        states = {self.filling, self.seen, self.dataset.seen, self.dataset.page, *self.vram.chosen}
+        states = {self.filling, self.seen, *self.dataset.states, *self.vram.chosen}
         self._settings = [
             *self.panel.shows,
             *self.dataset.shows,

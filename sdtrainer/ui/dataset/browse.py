@@ -1,49 +1,37 @@
-"""The Dataset tab: which pictures, what was found in them, their captions and shapes."""
+"""The pictures as a grid, and one of them large with its caption."""
 
 from __future__ import annotations
 
 import hashlib
-import shutil
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from ..data import captions
-from ..data.census import Census, Problem, Sample
-from ..data.images import EXTENSIONS
-from ..data.overlay import overlay_for
-from ..section import UserError, override
-from . import pictures, words
-from .desk import Desk
-from .form import Form
-from .listen import Given
-from .outlook import Outlook
-from .panel import CLICKS
-from .thumbnails import LARGE, thumbnail
-from .words import picture, tag
+from ...data import captions
+from ...data.census import Census, Problem, Sample
+from ...data.overlay import overlay_for
+from ...section import UserError
+from .. import pictures, words
+from ..desk import Desk
+from ..listen import Given
+from ..outlook import Outlook
+from ..panel import CLICKS
+from ..thumbnails import LARGE, thumbnail
+from ..words import picture, tag
 
 PER_PAGE = 24
-CAPTION_FILES = (".txt", ".caption", ".jsonl", ".csv")
 
 
-class Dataset:
+class Browse:
     """Pictures and captions."""
 
-    def __init__(self, desk: Desk, form: Form) -> None:
-        self.desk, self.form = desk, form
+    title = "Pictures"
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
 
     def build(self) -> None:
-        with gr.Row(equal_height=False):
-            self.folder = self.form.place("data.folder", scale=4, placeholder="/home/me/pictures/my-dog")
-            self.again = gr.Button("Look again", scale=1, min_width=120, elem_classes="beside-field")
-        with gr.Accordion("Upload pictures instead", open=False):
-            self.upload_name = gr.Textbox(
-                "my-pictures", label="Name of the new folder", info="Made inside the workspace."
-            )
-            self.upload = gr.File(file_count="multiple", label="Pictures and caption files", height=140)
-        self.found = gr.HTML(elem_id="found")
         self.grid = gr.HTML(js_on_load=CLICKS, elem_id="pictures")
         with gr.Row(elem_classes="pager"):
             self.back = gr.Button("Previous page", size="sm", min_width=110, visible=False)
@@ -55,10 +43,6 @@ class Dataset:
                 self.problems = gr.HTML()
             with gr.Column(min_width=280):
                 self.buckets = gr.HTML()
-        gr.HTML(tag("h3", "How the pictures are used"))
-        self.form.place_level(["data"], "basic")
-        with gr.Accordion("More settings: captions, validation, cache, buckets", open=False):
-            self.form.place_level(["data"], "advanced")
         self.page, self.chosen, self.seen = gr.State(0), gr.State(""), gr.State("")
 
     def _build_editor(self) -> None:
@@ -97,9 +81,12 @@ class Dataset:
                 )
 
     @property
+    def states(self) -> set[Any]:
+        return {self.seen, self.page}
+
+    @property
     def shows(self) -> list[Any]:
         return [
-            self.found,
             self.grid,
             self.where,
             self.back,
@@ -120,7 +107,6 @@ class Dataset:
         if given[self.seen] == signature:
             return {}
         updates = {
-            self.found: _found(outlook),
             self.problems: _problems(census.problems) if census else "",
             self.buckets: _buckets(outlook),
             self.seen: signature,
@@ -128,8 +114,7 @@ class Dataset:
         return updates | self._page(census, 0 if not given[self.seen] else given[self.page])
 
     def wire(self, refresh: Any) -> None:
-        """`refresh` runs the page's own reaction to changed settings after these."""
-        on, form = self.desk.on, self.form
+        on = self.desk.on
         state = {self.page, self.chosen, self.caption}
         on(self.back.click, lambda g: self._turn(g, -1), state, self.shows)
         on(self.on_.click, lambda g: self._turn(g, 1), state, self.shows)
@@ -143,11 +128,6 @@ class Dataset:
             state,
             self.editor_parts,
         )
-        refresh(on(self.again.click, self._again, (), ()))
-        refresh(
-            on(self.upload.upload, self._upload, {self.upload, self.upload_name}, [self.folder, self.upload])
-        )
-        del form
 
     def _census(self) -> Census:
         outlook = self.desk.look()
@@ -219,60 +199,11 @@ class Dataset:
                 return sample
         raise UserError("This picture is no longer there.", "Press 'Look again'.")
 
-    def _again(self, given: Given) -> None:
-        self.desk.look_again()
-
-    def _upload(self, given: Given) -> dict[Any, Any]:
-        folder = self.desk.workspace.uploads / _folder_name(given[self.upload_name])
-        folder.mkdir(parents=True, exist_ok=True)
-        wanted = (*EXTENSIONS, *CAPTION_FILES)
-        taken = [Path(file) for file in given[self.upload] or [] if Path(file).suffix.lower() in wanted]
-        if not taken:
-            raise UserError(
-                "None of these files is a picture or a caption file.", "Choose PNG, JPEG or WebP files."
-            )
-        for file in taken:
-            shutil.copyfile(file, folder / file.name)
-        self.desk.look_again()
-        session = given.session
-        project = self.desk.project
-        project.change(override(project.values, {"data.folder": str(folder)}), session)
-        return {self.folder: str(folder), self.upload: None}
-
-
-def _folder_name(text: str) -> str:
-    name = "".join(c for c in text.strip() if c.isalnum() or c in " ._-").strip(" .")
-    if not name:
-        raise UserError("The new folder has no name.", "Give it one of letters and digits.")
-    return name
-
 
 def _signature(outlook: Outlook) -> str:
     buckets = outlook.plan.buckets if outlook.plan else None
     problem = str(outlook.error) if outlook.error and outlook.census is None else ""
     return hashlib.sha256(repr((outlook.census, buckets, problem)).encode()).hexdigest()
-
-
-def _found(outlook: Outlook) -> str:
-    census = outlook.census
-    if census is None:
-        error = outlook.error
-        text = f"{error.what} {error.hint}" if error else "Choose the folder with your pictures."
-        return _light("bad" if error else "idle", text)
-    captioned = sum(bool(s.caption or s.class_word) for s in census.samples)
-    text = f"{census.layout[:1].upper()}{census.layout[1:]}."
-    notes = []
-    if census.skipped:
-        notes.append(f"{words.count(len(census.skipped), 'file')} skipped")
-    if census.warnings:
-        notes.append(f"{words.count(len(census.warnings), 'thing')} to look at")
-    level = "warn" if notes or captioned < len(census.samples) else "good"
-    return _light(level, f"{text} {', '.join(notes)}{'.' if notes else ''}".strip())
-
-
-def _light(level: str, text: str) -> str:
-    name = {"good": "Good", "warn": "Look", "bad": "Problem", "idle": "Empty"}[level]
-    return tag("p", tag("span", name, f"light {level}") + words.safe(text), "found")
 
 
 def _problems(problems: tuple[Problem, ...]) -> str:

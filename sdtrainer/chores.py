@@ -1,0 +1,121 @@
+"""Long work beside training: captioning a folder, checking it, merging models. One line each in CHORES.
+
+A chore's module holds its `Settings` (a Section) and
+
+    work(settings, workspace) -> Generator[Event, None, dict]   says how far it is, returns what it found
+    told(answer) -> Iterable[str]                                that, as lines for a person; paths come last
+
+What it says are PhaseBegan, Progress, Said and Saved (events.py); what it found is plain data. It writes
+whole files only, so that it may be killed at any moment. The command line does it here; the page has it done
+by a child, which gives its memory back.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from . import child, events
+from .child import Hand
+from .events import Event, PhaseBegan, Progress
+from .pace import Pace
+from .section import Section, UserError, checked
+from .workspace import Workspace
+
+Answer = dict[str, Any]
+"""What a chore found: plain data, as JSON has it."""
+Doing = Generator[Event, None, Answer]
+NO_CARD = {"CUDA_VISIBLE_DEVICES": ""}
+
+
+@dataclass(frozen=True)
+class Chore:
+    """`verb` is its name on the command line, `about` what it does, in a line; `plain` are the settings that
+    need no name there, in order. One that `needs_card` has it for itself.
+    """
+
+    verb: str
+    about: str
+    module: str
+    plain: tuple[str, ...] = ()
+    needs_card: bool = False
+
+    @property
+    def settings(self) -> type[Section]:
+        return self._module.Settings
+
+    def check(self, values: Mapping[str, Any]) -> Section:
+        """Return the settings. Raises UserError naming the one that is wrong."""
+        return checked(self.settings, values, self.verb)
+
+    def told(self, answer: Answer) -> Iterable[str]:
+        return self._module.told(answer)
+
+    def do(self, settings: Section, workspace: Workspace) -> Doing:
+        """Do it here. Progress comes at most four times a second, with the time that is left."""
+        return _paced(self._module.work(settings, workspace))
+
+    @property
+    def _module(self) -> Any:
+        return importlib.import_module(f".{self.module}", __package__)
+
+
+CHORES: Mapping[str, Chore] = {chore.verb: chore for chore in ()}
+
+
+def do_elsewhere(
+    verb: str,
+    values: Mapping[str, Any],
+    workspace: Workspace,
+    hear: Callable[[Event], None],
+    hand: Hand,
+    with_card: bool = True,
+) -> Answer:
+    """Have a chore done in a process of its own.
+
+    Raises:
+        UserError: as the chore raised it there.
+        child.Stopped, child.Failed: it was stopped, or died.
+    """
+    hand.hear = lambda line: hear(events.from_json(line))
+    question = {"values": dict(values), "workspace": str(workspace.root)}
+    told = child.ask(["chore", verb], question, hand, None, {} if with_card else NO_CARD)
+    if "refused" in told:
+        raise UserError(*told["refused"])
+    return cast(Answer, told["found"])
+
+
+def serve(verb: str) -> None:
+    """Be the process that does it."""
+    child.serve(lambda question, say: _served(CHORES[verb], question, say))
+
+
+def _served(chore: Chore, question: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    try:
+        doing = chore.do(chore.check(question["values"]), Workspace(Path(question["workspace"])))
+        while True:
+            try:
+                say(events.to_json(next(doing)))
+            except StopIteration as end:
+                return {"found": end.value}
+    except UserError as error:
+        return {"refused": [error.what, error.hint, error.path]}
+
+
+def _paced(doing: Doing) -> Doing:
+    pace = Pace()
+    while True:
+        try:
+            event = next(doing)
+        except StopIteration as end:
+            return cast(Answer, end.value)
+        if isinstance(event, PhaseBegan):
+            pace = Pace()
+        if isinstance(event, Progress):
+            if not pace.is_due() and event.done < event.total:
+                continue
+            event = replace(event, seconds_left=pace.seconds_left(event.done, event.total))
+        yield event

@@ -1,0 +1,102 @@
+"""Which folder, pictures uploaded into one, and what was found there in a sentence."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ...data.images import EXTENSIONS
+from ...section import UserError, override
+from .. import words
+from ..desk import Desk
+from ..form import Form
+from ..listen import Given
+from ..outlook import Outlook
+from ..words import tag
+
+CAPTION_FILES = (".txt", ".caption", ".jsonl", ".csv")
+
+
+class Source:
+    """Stands above the other parts, without a tab of its own."""
+
+    title = ""
+
+    def __init__(self, desk: Desk, form: Form) -> None:
+        self.desk, self.form = desk, form
+
+    def build(self) -> None:
+        with gr.Row(equal_height=False):
+            self.folder = self.form.place("data.folder", scale=4, placeholder="/home/me/pictures/my-dog")
+            self.again = gr.Button("Look again", scale=1, min_width=120, elem_classes="beside-field")
+        with gr.Accordion("Upload pictures instead", open=False):
+            self.upload_name = gr.Textbox(
+                "my-pictures", label="Name of the new folder", info="Made inside the workspace."
+            )
+            self.upload = gr.File(file_count="multiple", label="Pictures and caption files", height=140)
+        self.found = gr.HTML(elem_id="found")
+
+    @property
+    def states(self) -> set[Any]:
+        return set()
+
+    @property
+    def shows(self) -> list[Any]:
+        return [self.found]
+
+    def show(self, outlook: Outlook, given: Given) -> dict[Any, Any]:
+        return {self.found: _found(outlook)}
+
+    def wire(self, refresh: Any) -> None:
+        on = self.desk.on
+        refresh(on(self.again.click, lambda given: self.desk.look_again(), (), ()))
+        shows = [self.folder, self.upload]
+        refresh(on(self.upload.upload, self._upload, {self.upload, self.upload_name}, shows))
+
+    def _upload(self, given: Given) -> dict[Any, Any]:
+        folder = self.desk.workspace.uploads / _folder_name(given[self.upload_name])
+        folder.mkdir(parents=True, exist_ok=True)
+        wanted = (*EXTENSIONS, *CAPTION_FILES)
+        taken = [Path(file) for file in given[self.upload] or [] if Path(file).suffix.lower() in wanted]
+        if not taken:
+            raise UserError(
+                "None of these files is a picture or a caption file.", "Choose PNG, JPEG or WebP files."
+            )
+        for file in taken:
+            shutil.copyfile(file, folder / file.name)
+        self.desk.look_again()
+        project = self.desk.project
+        project.change(override(project.values, {"data.folder": str(folder)}), given.session)
+        return {self.folder: str(folder), self.upload: None}
+
+
+def _folder_name(text: str) -> str:
+    name = "".join(c for c in text.strip() if c.isalnum() or c in " ._-").strip(" .")
+    if not name:
+        raise UserError("The new folder has no name.", "Give it one of letters and digits.")
+    return name
+
+
+def _found(outlook: Outlook) -> str:
+    census = outlook.census
+    if census is None:
+        error = outlook.error
+        text = f"{error.what} {error.hint}" if error else "Choose the folder with your pictures."
+        return _light("bad" if error else "idle", text)
+    captioned = sum(bool(s.caption or s.class_word) for s in census.samples)
+    text = f"{census.layout[:1].upper()}{census.layout[1:]}."
+    notes = []
+    if census.skipped:
+        notes.append(f"{words.count(len(census.skipped), 'file')} skipped")
+    if census.warnings:
+        notes.append(f"{words.count(len(census.warnings), 'thing')} to look at")
+    level = "warn" if notes or captioned < len(census.samples) else "good"
+    return _light(level, f"{text} {', '.join(notes)}{'.' if notes else ''}".strip())
+
+
+def _light(level: str, text: str) -> str:
+    name = {"good": "Good", "warn": "Look", "bad": "Problem", "idle": "Empty"}[level]
+    return tag("p", tag("span", name, f"light {level}") + words.safe(text), "found")
