@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from conftest import Trainer, make_trainer
@@ -43,60 +43,37 @@ def whole(
     file = home / "run.toml"
     configs.save(settings(make_trainer(Workspace(home / "workspace"), base, images, held_out)), file)
     began = time.monotonic()
-    return train(file, Workspace(home / "workspace")), time.monotonic() - began
+    return made(Workspace(home / "workspace"), "train", file), time.monotonic() - began
 
 
 def settings(trainer: Trainer) -> configs.Config:
     return trainer.config(train__steps="40", checkpoint__every="5", data__flip=True)
 
 
-def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "sdtrainer", *map(str, words)]
-
-
 def environment(workspace: Workspace) -> dict[str, str]:
     return os.environ | {"SDTRAINER_WORKSPACE": str(workspace.root), "OMP_NUM_THREADS": "1"}
 
 
-def train(run_file: Path, workspace: Workspace) -> Path:
+def made(workspace: Workspace, *words: object) -> Path:
     """Train to the end; returns the path on the last line of stdout."""
-    done = subprocess.run(
-        command("train", run_file), env=environment(workspace), capture_output=True, text=True, timeout=LONG
-    )
+    done = forked.run(*words, environment=environment(workspace), timeout=LONG)
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.splitlines()[-1])
 
 
 def kill_when(run_file: Path, workspace: Workspace, is_time: Callable[[list[Event]], bool]) -> RunFolder:
     """Start a run and kill it with signal 9 as soon as its log says that it is time."""
-    process = subprocess.Popen(
-        command("train", run_file),
-        env=environment(workspace),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     known = set(workspace.runs.iterdir()) if workspace.runs.is_dir() else set()
+    process = forked.start("train", run_file, environment=environment(workspace))
     folder: RunFolder | None = None
-    while process.poll() is None:
+    while process.exitcode is None:
         new = [p for p in (set(workspace.runs.glob("test*")) - known if workspace.runs.is_dir() else ())]
         folder = RunFolder(new[0]) if new else folder
         if folder and is_time([event for event, _ in events.read(folder.events_file)]):
-            process.send_signal(signal.SIGKILL)
+            process.kill()
         time.sleep(0.002)
     assert folder is not None
     return folder
-
-
-def resume(folder: RunFolder, workspace: Workspace) -> Path:
-    done = subprocess.run(
-        command("train", "--resume", folder.path),
-        env=environment(workspace),
-        capture_output=True,
-        text=True,
-        timeout=LONG,
-    )
-    assert done.returncode == 0, done.stderr
-    return Path(done.stdout.splitlines()[-1])
 
 
 def assert_same_file(one: Path, other: Path) -> None:
@@ -118,7 +95,8 @@ def test_a_killed_run_resumes_to_the_same_file(
     run_file: Path, workspace: Workspace, whole: tuple[Path, float], instant: str
 ) -> None:
     cut = kill_when(run_file, workspace, INSTANTS[instant])
-    assert_same_file(whole[0], resume(cut, workspace))
+    assert not any(isinstance(e, Finished) for e, _ in events.read(cut.events_file)), "it was too late"
+    assert_same_file(whole[0], made(workspace, "train", "--resume", cut.path))
 
 
 @pytest.mark.slow
@@ -129,7 +107,7 @@ def test_killed_at_twenty_random_instants(run_file: Path, whole: tuple[Path, flo
         home = Workspace(tmp_path / f"home-{number}")
         deadline = time.monotonic() + chance.uniform(0.3, 1.0) * length
         cut = kill_when(run_file, home, lambda log, deadline=deadline: time.monotonic() > deadline)
-        assert_same_file(path, resume(cut, home))
+        assert_same_file(path, made(home, "train", "--resume", cut.path))
 
 
 def test_two_processes_share_the_images_and_write_once(run_file: Path, workspace: Workspace) -> None:
@@ -150,47 +128,51 @@ def test_two_processes_share_the_images_and_write_once(run_file: Path, workspace
     assert all(t.isfinite().all() for t in load_file(folder.output / "test.safetensors").values())
 
 
-def test_the_queue_runs_one_after_the_other_and_obeys(
-    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    jobs = Jobs(trainer.workspace)
-    try:
-        long = jobs.start(trainer.config(train__steps="100000", sample__prompts=[]))
-        short = jobs.start(trainer.config(train__steps="3", sample__prompts=[]))
-        _wait(lambda: any(isinstance(e, Stepped) for e, _ in events.read(long.events_file)))
-        assert (
-            jobs.status(long, last_word(long)) == "running"
-            and jobs.status(short, last_word(short)) == "waiting"
-        )
-        jobs.tell(long.name, "pause")
-        _wait(lambda: jobs.status(long, last_word(long)) == "paused")
-        jobs.tell(long.name, "go")
-        _wait(lambda: jobs.status(long, last_word(long)) == "running")
-        jobs.tell(long.name, "stop")
-        _wait(lambda: jobs.status(long, last_word(long)) == "stopped")
-        _wait(lambda: jobs.status(short, last_word(short)) == "finished")
-    finally:
-        jobs.close()
+@pytest.fixture(scope="module")
+def queue(
+    base: Path, images: Path, held_out: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Trainer, Jobs]]:
+    """The page's jobs: each takes the child that waits warm."""
+    home = Workspace(tmp_path_factory.mktemp("queue") / "workspace")
+    jobs = Jobs(home)
+    yield make_trainer(home, base, images, held_out), jobs
+    jobs.close()
 
 
-def test_a_killed_trainer_leaves_an_honest_sentence(trainer: Trainer) -> None:
-    jobs = Jobs(trainer.workspace)
-    try:
-        folder = jobs.start(trainer.config(train__steps="100000", sample__prompts=[]))
-        _wait(lambda: any(isinstance(e, Stepped) for e, _ in events.read(folder.events_file)))
-        assert jobs._child is not None
-        jobs._child.kill()
-        _wait(lambda: jobs.status(folder, last_word(folder)) == "failed")
-        *_, (last, _) = events.read(folder.events_file)
-        assert "memory ran out" in last.what  # type: ignore[attr-defined]
-    finally:
-        jobs.close()
+def endless(trainer: Trainer) -> configs.Config:
+    return trainer.config(train__steps="100000", sample__prompts=[])
 
 
-def test_closing_the_app_suspends_the_run(trainer: Trainer) -> None:
-    jobs = Jobs(trainer.workspace)
-    folder = jobs.start(trainer.config(train__steps="100000", sample__prompts=[]))
+def test_the_queue_runs_one_after_the_other_and_obeys(queue: tuple[Trainer, Jobs]) -> None:
+    trainer, jobs = queue
+    long = jobs.start(endless(trainer))
+    short = jobs.start(trainer.config(train__steps="3", sample__prompts=[]))
+    _wait(lambda: any(isinstance(e, Stepped) for e, _ in events.read(long.events_file)))
+    assert jobs.status(long, last_word(long)) == "running"
+    assert jobs.status(short, last_word(short)) == "waiting"
+    jobs.tell(long.name, "pause")
+    _wait(lambda: jobs.status(long, last_word(long)) == "paused")
+    jobs.tell(long.name, "go")
+    _wait(lambda: jobs.status(long, last_word(long)) == "running")
+    jobs.tell(long.name, "stop")
+    _wait(lambda: jobs.status(long, last_word(long)) == "stopped")
+    _wait(lambda: jobs.status(short, last_word(short)) == "finished")
+
+
+def test_a_killed_trainer_leaves_an_honest_sentence(queue: tuple[Trainer, Jobs]) -> None:
+    trainer, jobs = queue
+    folder = jobs.start(endless(trainer))
+    _wait(lambda: any(isinstance(e, Stepped) for e, _ in events.read(folder.events_file)))
+    assert jobs._child is not None
+    jobs._child.kill()
+    _wait(lambda: jobs.status(folder, last_word(folder)) == "failed")
+    *_, (last, _) = events.read(folder.events_file)
+    assert "memory ran out" in last.what  # type: ignore[attr-defined]
+
+
+def test_closing_the_app_suspends_the_run(queue: tuple[Trainer, Jobs]) -> None:
+    trainer, jobs = queue
+    folder = jobs.start(endless(trainer))
     _wait(lambda: any(isinstance(e, Stepped) for e, _ in events.read(folder.events_file)))
     jobs.close()
     assert status_of(folder, last_word(folder), is_current=False) == "interrupted"
@@ -198,10 +180,8 @@ def test_closing_the_app_suspends_the_run(trainer: Trainer) -> None:
 
 
 def test_bad_input_is_one_line_and_code_2(run_file: Path, workspace: Workspace) -> None:
-    done = subprocess.run(
-        command("train", run_file, "data.folder=/no/such/folder"),
-        env=environment(workspace), capture_output=True, text=True, timeout=LONG,
-    )  # fmt: skip
+    words = ("train", run_file, "data.folder=/no/such/folder")
+    done = forked.run(*words, environment=environment(workspace), timeout=LONG)
     assert done.returncode == 2 and done.stdout == ""
     assert [line for line in done.stderr.splitlines() if "/no/such/folder" in line]
 
