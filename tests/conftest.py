@@ -5,8 +5,9 @@ process.
 from __future__ import annotations
 
 import os
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,22 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_images(tmp_path_factory.mktemp("held") / "images", 2)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test may not ask another computer for anything, and swallow that it could not."""
+    asked: list[object] = []
+
+    def refuse(*where: object, **_: object) -> None:
+        asked.append(where)
+        raise OSError("this machine is offline")
+
+    for way in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, way, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    yield
+    assert not asked
 
 
 @pytest.fixture

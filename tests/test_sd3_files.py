@@ -183,8 +183,10 @@ def test_t5_goes_into_the_folder_and_not_into_the_file(tmp_path: Path) -> None:
     torch.testing.assert_close(said.prompt_embeds, embeds)
 
 
-def test_a_file_of_another_trainer_is_loaded_from_its_shapes(tmp_path: Path) -> None:
-    """Of SD3.5's structure, thin, without a word on how it is built."""
+def foreign(path: Path, scale: float = 1.0) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Write a file as another trainer would: of SD3.5's structure, thin, without a word on how it is built.
+    Returns the states of its parts, and what the file holds.
+    """
     text = {"vocab_size": 49408, "num_hidden_layers": 2, "max_position_embeddings": 77}
     clip = text | {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 1, "projection_dim": 64}
     configs: Mapping[str, Mapping[str, Any]] = {
@@ -204,16 +206,21 @@ def test_a_file_of_another_trainer_is_loaded_from_its_shapes(tmp_path: Path) -> 
     facts = Facts("sd3", "", "", "file", "", "flow", 1024, 16, 8, 160, (ENCODER, ENCODER_2), configs)
     generator = torch.Generator().manual_seed(0)
     states = {
-        part: {name: torch.randn(value.shape, generator=generator) for name, value in state.items()}
+        part: {name: scale * torch.randn(value.shape, generator=generator) for name, value in state.items()}
         for part, state in whole_model.states_of(skeleton(facts)).items()
     }
-    path = tmp_path / "anything.safetensors"
     beside = {
         "text_encoders.t5xxl.transformer.shared.weight": torch.ones(2, 3, dtype=torch.float16),
         "text_encoders.clip_g.transformer.logit_scale": torch.ones(()),
     }
     file = mmdit.to_file(states, configs) | beside
     save_file({k: v.contiguous() for k, v in file.items()}, path)
+    return states, file
+
+
+def test_a_file_of_another_trainer_is_loaded_from_its_shapes(tmp_path: Path) -> None:
+    path = tmp_path / "anything.safetensors"
+    states, file = foreign(path)
     assert (recognised(path).title, recognised(path).resolution) == ("Stable Diffusion 3.5 Medium", 1024)
     parts = load(path)
     assert_same(whole_model.states_of(parts), states)

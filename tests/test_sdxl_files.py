@@ -186,7 +186,9 @@ def test_diffusers_loads_the_folder(sdxl: Path, tmp_path: Path) -> None:
 # -- files of others --------------------------------------------------------------------------------
 
 
-def foreign(path: Path, marks: tuple[str, ...] = ()) -> dict[str, dict[str, torch.Tensor]]:
+def foreign(
+    path: Path, marks: tuple[str, ...] = (), scale: float = 1.0
+) -> dict[str, dict[str, torch.Tensor]]:
     """Write a file as another trainer would: of SDXL's structure, thin, without a word on how it is built."""
     text = {"vocab_size": 49408, "num_hidden_layers": 2, "max_position_embeddings": 77}
     configs: dict[str, dict[str, Any]] = {
@@ -209,7 +211,7 @@ def foreign(path: Path, marks: tuple[str, ...] = ()) -> dict[str, dict[str, torc
     facts = Facts("sdxl", "", "", "file", "", "epsilon", 1024, 4, 8, 128, (ENCODER, ENCODER_2), configs)
     generator = torch.Generator().manual_seed(0)
     states = {
-        part: {name: torch.randn(value.shape, generator=generator) for name, value in state.items()}
+        part: {name: scale * torch.randn(value.shape, generator=generator) for name, value in state.items()}
         for part, state in whole_model.states_of(skeleton(facts)).items()
     }
     file = ldm.to_ldm(states, configs, "both") | {mark: torch.zeros(0) for mark in marks}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +26,12 @@ from sdtrainer.recognition import models
 from sdtrainer.seams import DENOISER, VAE, ExportOrder, Facts, Parts
 from sdtrainer.section import UserError
 
+pytestmark = pytest.mark.usefixtures("offline")
+
 ENCODER = ldm.ENCODER
 CAPTION = "a zib disc on a red ground"
 TELLING = (models._TELLING, "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias")
 """The weight that tells SD 2.1-v from SD 2.1-base, in the file and in diffusers."""
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test of this file may ask another computer for anything, and swallow that it could not."""
-    asked: list[object] = []
-
-    def refuse(*where: object, **_: object) -> None:
-        asked.append(where)
-        raise OSError("this machine is offline")
-
-    for way in ("connect", "connect_ex"):
-        monkeypatch.setattr(socket.socket, way, refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    yield
-    assert not asked
 
 
 def recognised(path: Path) -> Facts:

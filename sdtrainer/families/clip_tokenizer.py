@@ -17,18 +17,40 @@ OPENCLIP_PAD = "!"
 
 
 def clip_tokenizer(pad: str = END) -> Any:
-    """Return transformers' CLIPTokenizer of 49,408 words, without asking the hub.
-
-    The padding is chosen afterwards: told in its files, the tokenizer would cut "!" out of a prompt's words,
-    which OpenCLIP does not.
-    """
-    tokenizer = of_texts(_texts())
-    tokenizer.pad_token = pad
-    return tokenizer
+    """Return transformers' CLIPTokenizer of 49,408 words, without asking the hub."""
+    return _padded(_read(_texts()), pad)
 
 
 def of_texts(texts: Mapping[str, str]) -> Any:
     """Return the CLIPTokenizer whose files these are, by name."""
+    return with_whole_words(_read(texts))
+
+
+def with_whole_words(tokenizer: Any) -> Any:
+    """Return a CLIPTokenizer that numbers "!" as the word that it is, even where it is the padding.
+
+    Told of such a padding in its files, transformers cuts it out of the words of a caption, which OpenCLIP
+    does not. Source: mlfoundations/open_clip, tokenizer.py, by which SDXL and SD3 learnt their words.
+    """
+    if tokenizer.pad_token != OPENCLIP_PAD:
+        return tokenizer
+    texts = tokenizer_files.files_of(tokenizer)
+    texts.pop(tokenizer_files.NEW_FORM)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        texts[name] = json.dumps(json.loads(texts[name]) | {"pad_token": str(tokenizer.eos_token)})
+    whole = _read(texts)
+    known = whole.get_vocab()
+    whole.add_tokens([word for word in tokenizer.get_added_vocab() if word not in known])
+    return _padded(whole, OPENCLIP_PAD)
+
+
+def _padded(tokenizer: Any, pad: str) -> Any:
+    """Choose the padding afterwards, so that no word is cut."""
+    tokenizer.pad_token = pad
+    return tokenizer
+
+
+def _read(texts: Mapping[str, str]) -> Any:
     from transformers import CLIPTokenizer
 
     with tempfile.TemporaryDirectory() as folder:

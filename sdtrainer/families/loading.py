@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..diffusion import Schedule
-from ..formats.diffusers_folder import COMPONENTS, TOKENIZERS, Component, tokenizer_folder
-from ..seams import Facts, Parts
+from ..formats.diffusers_folder import COMPONENTS, TOKENIZERS, Component, tokenizer_folder, weights_in
+from ..seams import T5, Facts, Parts
 from ..section import UserError
-from . import single_file
+from . import clip_tokenizer, single_file
 from .configs import SCHEDULER
 from .quiet import no_loading_bars
 
@@ -30,7 +30,12 @@ def load(facts: Facts, parts: Sequence[str], dtypes: Mapping[str, torch.dtype]) 
     """
     no_loading_bars()
     read = _read_file if facts.layout == "file" else _read_folder
-    modules, tokenizers = read(facts, parts, dtypes)
+    try:
+        modules, tokenizers = read(facts, parts, dtypes)
+    except UserError as error:
+        raise (
+            error if error.path else UserError(f"Base model: {error.what}", error.hint, "base.path")
+        ) from error
     frozen = {part: module.requires_grad_(False).eval() for part, module in modules.items()}
     return Parts(facts, frozen, tokenizers, Schedule.from_config(facts.config[SCHEDULER]))
 
@@ -46,25 +51,35 @@ def skeleton(facts: Facts) -> dict[str, torch.nn.Module]:
 def _read_folder(
     facts: Facts, parts: Sequence[str], dtypes: Mapping[str, torch.dtype]
 ) -> tuple[dict[str, torch.nn.Module], dict[str, Any]]:
-    path, components = _place(facts), COMPONENTS[facts.family]
+    from pickle import UnpicklingError
+
+    from safetensors import SafetensorError
+
+    folder, components = _place(facts), COMPONENTS[facts.family]
     try:
-        modules = {part: _read_part(path, components[part], dtypes[part]) for part in parts}
-        return modules, {
-            encoder: _tokenizer(encoder).from_pretrained(path, subfolder=tokenizer_folder(encoder))
-            for encoder in facts.encoders
-        }
-    except (OSError, ValueError) as error:
+        modules = {part: _read_part(folder, components[part], dtypes[part]) for part in parts}
+        return modules, {encoder: _read_tokenizer(folder, encoder) for encoder in facts.encoders}
+    except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
+        said = str(error).splitlines() or [type(error).__name__]
         raise UserError(
-            f"Base model: '{facts.path}' could not be loaded ({str(error).splitlines()[0][:200]}).",
-            "Check that the folder is complete, or that this machine is online for a hub id.",
-            "base.path",
+            f"'{facts.path}' could not be loaded ({said[0][:200]}).",
+            "Check that the folder is complete, or download the model again.",
         ) from error
 
 
-def _read_part(path: str, component: Component, dtype: torch.dtype) -> torch.nn.Module:
+def _read_part(folder: Path, component: Component, dtype: torch.dtype) -> torch.nn.Module:
     """The libraries name the number format differently."""
+    found = weights_in(folder / component.folder, component.weights)
+    if found is None and not any((folder / component.folder).glob("*.bin")):
+        raise UserError(
+            f"'{component.folder}' in '{folder.name}' holds no weights.",
+            "Choose a complete diffusers folder.",
+        )
     kind = {"diffusers": "torch_dtype", "transformers": "dtype"}[component.library]
-    return _class(component).from_pretrained(path, subfolder=component.folder, **{kind: dtype})
+    variant = {"variant": found.variant} if found and found.variant else {}
+    return _class(component).from_pretrained(
+        folder, subfolder=component.folder, local_files_only=True, **{kind: dtype}, **variant
+    )
 
 
 def _read_file(
@@ -72,7 +87,7 @@ def _read_file(
 ) -> tuple[dict[str, torch.nn.Module], dict[str, Any]]:
     from accelerate import init_empty_weights
 
-    path = Path(_place(facts))
+    path = _place(facts)
     with init_empty_weights(include_buffers=False):
         empty = {part: _built(part, facts) for part in parts}
     modules = single_file.modules(path, empty, facts.config, dtypes)
@@ -88,13 +103,20 @@ def _built(part: str, facts: Facts) -> torch.nn.Module:
     return cls(cls.config_class(**facts.config[part]))
 
 
-def _tokenizer(encoder: str) -> Any:
-    return getattr(importlib.import_module("transformers"), TOKENIZERS[encoder])
+def _read_tokenizer(folder: Path, encoder: str) -> Any:
+    cls = getattr(importlib.import_module("transformers"), TOKENIZERS[encoder])
+    tokenizer = cls.from_pretrained(folder, subfolder=tokenizer_folder(encoder), local_files_only=True)
+    return tokenizer if encoder == T5 else clip_tokenizer.with_whole_words(tokenizer)
 
 
 def _class(component: Component) -> Any:
     return getattr(importlib.import_module(component.library), component.cls)
 
 
-def _place(facts: Facts) -> str:
-    return facts.path if facts.layout == "hub" else str(Path(facts.path).expanduser())
+def _place(facts: Facts) -> Path:
+    if facts.layout != "hub":
+        return Path(facts.path).expanduser()
+    from huggingface_hub import snapshot_download
+
+    kinds = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    return Path(snapshot_download(facts.path, allow_patterns=kinds))

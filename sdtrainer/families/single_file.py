@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import recognition
-from ..formats import ldm, ldm_shapes, mmdit, whole_model
+from ..formats import intact, ldm, ldm_shapes, mmdit, whole_model
 from ..recognition.bases import BASES
 from ..recognition.contents import contents_of
 from ..seams import DENOISER, VAE
@@ -40,8 +40,7 @@ def look(path: str, family: str) -> Found | None:
     if seen.kind != "model" or BASES[seen.base].family != family or seen.prediction is None:
         return None
     contents = contents_of(file)
-    ours, _ = whole_model.inside(contents.metadata)
-    if ours is not None and {DENOISER, VAE, ldm.ENCODER, whole_model.SCHEDULER} <= ours.keys():
+    if ours := _ours(contents.metadata):
         return Found(path, "file", ours, "a single file made by sdtrainer, which says how it is built")
     prediction = seen.prediction
     if prediction.type == "flow":
@@ -56,16 +55,25 @@ def look(path: str, family: str) -> Found | None:
     return Found(path, "file", configs, why, is_undecided=not prediction.is_decided)
 
 
+def _ours(metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    """The configs in the header of a file of ours."""
+    configs, _ = whole_model.inside(metadata)
+    wanted = {DENOISER, VAE, ldm.ENCODER, whole_model.SCHEDULER}
+    return configs if configs is not None and wanted <= configs.keys() else None
+
+
 def modules(
     path: Path, empty: Mapping[str, torch.nn.Module], configs: ldm.Configs, dtypes: Mapping[str, torch.dtype]
 ) -> dict[str, torch.nn.Module]:
     """Fill modules that have no weights yet, each in its number format.
 
     Raises:
-        UserError: a tensor is missing or has another shape than the configs say.
+        UserError: a tensor is missing, has another shape than the configs say, or is not what we wrote.
     """
     if not empty:
         return {}
+    if _ours(contents_of(path).metadata):
+        intact.check_hash(path)
     states = whole_model.read_states(path, configs)
     try:
         for part, module in empty.items():

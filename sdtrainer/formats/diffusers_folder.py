@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from .whole_model import WholeModel
 
 INDEX = "model_index.json"
-_DIFFUSERS, _TRANSFORMERS = "diffusion_pytorch_model", "model"
+DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"
+"""What each library calls the weights of a part."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,19 @@ class Component:
     weights: str
 
 
+@dataclass(frozen=True)
+class Weights:
+    """The files of one part's weights; `variant` is the word in their names for a number format, or ""."""
+
+    variant: str
+    files: tuple[Path, ...]
+
+
+VARIANTS = ("", "fp16", "bf16")
 _PAINTERS = {
-    DENOISER: Component("unet", "diffusers", "UNet2DConditionModel", _DIFFUSERS),
-    VAE: Component("vae", "diffusers", "AutoencoderKL", _DIFFUSERS),
-    "text_encoder": Component("text_encoder", "transformers", "CLIPTextModel", _TRANSFORMERS),
+    DENOISER: Component("unet", "diffusers", "UNet2DConditionModel", DIFFUSERS),
+    VAE: Component("vae", "diffusers", "AutoencoderKL", DIFFUSERS),
+    "text_encoder": Component("text_encoder", "transformers", "CLIPTextModel", TRANSFORMERS),
 }
 _PROJECTED = "CLIPTextModelWithProjection"
 PIPELINES: Mapping[str, str] = {
@@ -51,13 +61,13 @@ PIPELINES: Mapping[str, str] = {
 COMPONENTS: Mapping[str, Mapping[str, Component]] = {
     "sd": _PAINTERS,
     "sdxl": _PAINTERS
-    | {"text_encoder_2": Component("text_encoder_2", "transformers", _PROJECTED, _TRANSFORMERS)},
+    | {"text_encoder_2": Component("text_encoder_2", "transformers", _PROJECTED, TRANSFORMERS)},
     "sd3": {
-        DENOISER: Component("transformer", "diffusers", "SD3Transformer2DModel", _DIFFUSERS),
+        DENOISER: Component("transformer", "diffusers", "SD3Transformer2DModel", DIFFUSERS),
         VAE: _PAINTERS[VAE],
-        "text_encoder": Component("text_encoder", "transformers", _PROJECTED, _TRANSFORMERS),
-        "text_encoder_2": Component("text_encoder_2", "transformers", _PROJECTED, _TRANSFORMERS),
-        T5: Component(T5, "transformers", "T5EncoderModel", _TRANSFORMERS),
+        "text_encoder": Component("text_encoder", "transformers", _PROJECTED, TRANSFORMERS),
+        "text_encoder_2": Component("text_encoder_2", "transformers", _PROJECTED, TRANSFORMERS),
+        T5: Component(T5, "transformers", "T5EncoderModel", TRANSFORMERS),
     },
 }
 """By family and part. T5 may be missing."""
@@ -107,7 +117,47 @@ def read(path: Path) -> dict[str, dict[str, torch.Tensor]]:
     """
     components = COMPONENTS[_family(path)]
     there = {part: c for part, c in components.items() if part != T5 or (path / c.folder).is_dir()}
-    return {part: _weights(path / c.folder, c.weights) for part, c in there.items()}
+    return {part: _tensors(path / c.folder, c.weights) for part, c in there.items()}
+
+
+def weights_in(folder: Path, name: str) -> Weights | None:
+    """Return the files of the weights called `name`, of several precisions the plain ones; None if there are
+    none. Reads their list, and no weights.
+
+    Raises:
+        UserError: a file is missing that the list of the shards names, or the list is damaged.
+    """
+    refusal = None
+    for variant in VARIANTS:
+        dotted = f".{variant}" if variant else ""
+        index = folder / f"{name}.safetensors.index{dotted}.json"
+        shards = _listed(index) if index.is_file() else (f"{name}{dotted}.safetensors",)
+        missing = [shard for shard in shards if not (folder / shard).is_file()]
+        if not missing:
+            return Weights(variant, tuple(folder / shard for shard in shards))
+        if index.is_file():
+            refusal = refusal or _incomplete(folder, index.name, missing[0])
+    if refusal is not None:
+        raise refusal
+    return None
+
+
+def _listed(index: Path) -> tuple[str, ...]:
+    try:
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return tuple(sorted({Path(file).name for file in named}))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{index.parent.name}/{index.name} is damaged: it lists no files of weights.",
+            "Download the model again.",
+        ) from error
+
+
+def _incomplete(folder: Path, index: str, missing: str) -> UserError:
+    return UserError(
+        f"{folder.name}/{missing} is missing, which {folder.name}/{index} lists.",
+        "Download the model again, or copy the missing file into its folder.",
+    )
 
 
 def is_folder(path: Path) -> bool:
@@ -171,20 +221,13 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def _weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    """One file or several that an index lists; of several precisions, the plain name."""
+def _tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    index = folder / f"{name}.safetensors.index.json"
-    if index.is_file():
-        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        shards = [folder / Path(file).name for file in sorted(set(listed))]
-    else:
-        shards = [folder / f"{name}.safetensors"]
-    missing = [shard.name for shard in shards if not shard.is_file()]
-    if missing:
+    found = weights_in(folder, name)
+    if found is None:
         raise UserError(
-            f"{folder.parent.name}/{folder.name} has no {missing[0]}.",
+            f"{folder.parent.name}/{folder.name} has no {name}.safetensors.",
             "Choose a complete diffusers folder whose weights are .safetensors.",
         )
-    return {key: value for shard in shards for key, value in load_file(shard).items()}
+    return {key: value for file in found.files for key, value in load_file(file).items()}

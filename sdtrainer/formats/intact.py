@@ -1,8 +1,12 @@
-"""Whether an exported file or folder can be read back."""
+"""Whether an exported file or folder can be read back, and is still what was written."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+
+from ..section import UserError
+from . import safetensors_file
 
 
 def read_back(path: Path) -> None:
@@ -26,3 +30,26 @@ def read_back(path: Path) -> None:
         import torch
 
         torch.load(path, map_location="cpu", weights_only=True)
+
+
+def check_hash(path: Path) -> None:
+    """Compare the tensors of a .safetensors file with the hash in its header, if there is one.
+
+    For files of ours: other programs copy the entry into files that they changed.
+
+    Raises:
+        UserError: they are not the same.
+    """
+    header = safetensors_file.read_header(path)
+    recorded = header.metadata.get("sshs_model_hash")
+    if recorded is None:
+        return
+    with path.open("rb") as file:
+        file.seek(min(info.start for info in header.tensors.values()))
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != recorded:
+        raise UserError(
+            f"{path.name} was altered or damaged: its contents have the hash {found[:10]}, and its header "
+            f"says {recorded[:10]}.",
+            "Download or copy the file again.",
+        )

@@ -17,6 +17,23 @@ from .. import files
 from ..section import UserError
 
 SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
+_BESIDE = (
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+)
+"""What the first checkpoints of Stable Diffusion hold beside their tensors: the state of the trainer that
+made them. Each becomes an `_Ignored`; the classes themselves are not even imported.
+"""
+
+
+class _Ignored:
+    """Takes the place of something that is not needed, and does nothing."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
 
 
 def write(path: Path, content: Mapping[str | int, Any]) -> None:
@@ -40,7 +57,7 @@ def write(path: Path, content: Mapping[str | int, Any]) -> None:
 
 def read(path: Path) -> dict[str | int, Any]:
     """Return the dictionary of a .ckpt, .pt or .bin file, tensors on the CPU, mapped from disk where they can
-    be. No pickled code is executed.
+    be. No pickled code is executed; what a trainer left beside the tensors is ignored.
 
     Raises: UserError naming the file if it is missing, damaged, or holds more than tensors, numbers and text.
     """
@@ -52,7 +69,8 @@ def read(path: Path) -> dict[str | int, Any]:
     broken = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, struct.error)
     try:
         is_zip = _is_whole_zip(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with torch.serialization.safe_globals([(_Ignored, name) for name in _BESIDE]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except OSError as error:
         raise UserError(f"{path.name} cannot be read: {error.strerror}.", "Choose another file.") from error
     except broken as error:

@@ -179,12 +179,13 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a single file by their names in it, mapped from disk and not read.
 
     Raises:
-        UserError: it is damaged, or holds program code.
+        UserError: it is gone, damaged, or holds program code.
     """
     from safetensors.torch import load_file
 
     if path.suffix.lower() in legacy_pt.SUFFIXES:
         return legacy_pt.tensors_of(legacy_pt.read(path))
+    safetensors_file.read_header(path)  # which says what is wrong with the file
     return load_file(path)
 
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..formats.diffusers_folder import DIFFUSERS, INDEX, TRANSFORMERS, weights_in
 from ..formats.safetensors_file import TensorInfo, read_header
 from .bases import BASES, VARIANTS
 from .found import Found, Kind, Part, Prediction
 from .models import parts_of
 
-INDEX = "model_index.json"
 _PIPELINES: tuple[tuple[str, str], ...] = (
     ("StableDiffusion3", "SD3"),
     ("StableDiffusionXL", "SDXL"),
@@ -34,7 +34,11 @@ _PART_FOLDERS: Mapping[str, str] = {
 
 
 def look(path: Path) -> Found | None:
-    """Return what lies in this folder, or None if it is no folder of a model."""
+    """Return what lies in this folder, or None if it is no folder of a model.
+
+    Raises:
+        UserError: its weights are damaged, or some of them are missing.
+    """
     index = _json(path / INDEX)
     if index is not None:
         return _pipeline(path, index)
@@ -76,9 +80,11 @@ def _refined(base: str, index: Mapping[str, Any], denoiser: Mapping[str, Any]) -
 
 
 def _weights(folder: Path, word: str) -> tuple[Part, ...]:
-    files = sorted(file for file in folder.glob("*.safetensors") if not file.name.count(".fp16."))
+    """Raises UserError: a file is missing or damaged."""
+    name = TRANSFORMERS if word.startswith("text") else DIFFUSERS
+    found = weights_in(folder, name)
     tensors: dict[str, TensorInfo] = {}
-    for file in files or sorted(folder.glob("*.safetensors")):
+    for file in found.files if found else ():
         tensors |= read_header(file).tensors
     return parts_of(tensors, {word: ""}) if tensors else ()
 
