@@ -35,7 +35,7 @@ lr = 1e-4
 
 def provenance(**changes) -> Provenance:
     values = dict(
-        name="dog", method="lora", family="sd", is_v2=False, prediction_type="epsilon",
+        name="dog", method="lora", base_title="Stable Diffusion 1", prediction_type="epsilon",
         base_name="/home/anna/models/best.safetensors", resolution=(512, 512), steps=90, total_steps=100,
         epochs=9,
         total_epochs=10, batch_size=2, accumulation=4, denoiser_lr=1e-4, text_encoder_lr=0.0,
@@ -67,17 +67,21 @@ def test_every_value_is_text_and_the_minimum_set_is_there():
 
 
 @pytest.mark.parametrize(
-    ("is_v2", "prediction", "version", "architecture", "said"),
+    ("title", "prediction", "version", "architecture", "said"),
     [
-        (False, "epsilon", "sd_v1", "stable-diffusion-v1/lora", "epsilon"),
-        (True, "epsilon", "sd_v2", "stable-diffusion-v2-512/lora", "epsilon"),
-        (True, "v_prediction", "sd_v2_v", "stable-diffusion-v2-768-v/lora", "v"),
+        ("1", "epsilon", "sd_v1", "stable-diffusion-v1", "epsilon"),
+        ("2", "epsilon", "sd_v2", "stable-diffusion-v2-512", "epsilon"),
+        ("2", "v_prediction", "sd_v2_v", "stable-diffusion-v2-768-v", "v"),
+        ("3 Medium", "flow", "sd3m", "stable-diffusion-v3-medium", None),
+        ("3.5 Medium", "flow", "3-5-medium", "stable-diffusion-v3.5-medium", None),
+        ("3.5 Large", "flow", "3-5-large", "stable-diffusion-v3.5-large", None),
     ],
 )
-def test_the_base_model_is_named_as_readers_expect(is_v2, prediction, version, architecture, said):
-    built = metadata.build(provenance(is_v2=is_v2, prediction_type=prediction))
-    assert (built["ss_v2"], built["ss_base_model_version"]) == (str(is_v2), version)
-    assert (built["modelspec.architecture"], built["modelspec.prediction_type"]) == (architecture, said)
+def test_the_base_model_is_named_as_readers_expect(title, prediction, version, architecture, said):
+    built = metadata.build(provenance(base_title=f"Stable Diffusion {title}", prediction_type=prediction))
+    assert (built["ss_v2"], built["ss_base_model_version"]) == (str(title == "2"), version)
+    assert built["modelspec.architecture"] == f"{architecture}/lora"
+    assert built.get("modelspec.prediction_type") == said
 
 
 def test_nothing_of_the_users_disk_gets_out():
@@ -117,12 +121,12 @@ def test_nothing_is_lost_between_the_values_and_the_text():
     """Changing any field changes the text."""
     before = metadata.build(provenance())
     other = {
-        "method": "lora", "family": "sd", "prediction_type": "v_prediction", "precision": "fp32",
+        "method": "lora", "base_title": "Stable Diffusion XL", "prediction_type": "v_prediction", "precision": "fp32",
         "config_text": "a = 1",
         "path_settings": ("data.trigger",), "resolution": (768, 512), "network_args": {"x": 1},
         "tag_frequency": {"x": 1},
     }  # fmt: skip
-    fields = [f.name for f in dataclasses.fields(Provenance) if f.name not in ("method", "family")]
+    fields = [f.name for f in dataclasses.fields(Provenance) if f.name != "method"]
     assert len(fields) > 30
     for name in fields:
         value = getattr(provenance(), name)

@@ -17,16 +17,20 @@ from typing import Any
 
 from ..section import UserError
 
+_SD2 = "Stable Diffusion 2"
 ARCHITECTURES = {
-    # (family, is_v2, predicts v): ss_base_model_version, modelspec.architecture
-    ("sd", False, False): ("sd_v1", "stable-diffusion-v1"),
-    ("sd", False, True): ("sd_v1_v", "stable-diffusion-v1"),
-    ("sd", True, False): ("sd_v2", "stable-diffusion-v2-512"),
-    ("sd", True, True): ("sd_v2_v", "stable-diffusion-v2-768-v"),
-    ("sdxl", False, False): ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base"),
-    ("sdxl", False, True): ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base"),
-    ("sd3", False, False): ("sd3m", "stable-diffusion-3-m"),
+    # (title of the base model, predicts v): ss_base_model_version, modelspec.architecture
+    ("Stable Diffusion 1", False): ("sd_v1", "stable-diffusion-v1"),
+    ("Stable Diffusion 1", True): ("sd_v1_v", "stable-diffusion-v1"),
+    (_SD2, False): ("sd_v2", "stable-diffusion-v2-512"),
+    (_SD2, True): ("sd_v2_v", "stable-diffusion-v2-768-v"),
+    ("Stable Diffusion XL", False): ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base"),
+    ("Stable Diffusion XL", True): ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base"),
+    ("Stable Diffusion 3 Medium", False): ("sd3m", "stable-diffusion-v3-medium"),
+    ("Stable Diffusion 3.5 Medium", False): ("3-5-medium", "stable-diffusion-v3.5-medium"),
+    ("Stable Diffusion 3.5 Large", False): ("3-5-large", "stable-diffusion-v3.5-large"),
 }
+"""Sources: sd-scripts (what its SD3 calls its model types) and SwarmUI's T2IModelClassSorter."""
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample", "flow": ""}
 _MODULES = {
     "full": ("", ""),
@@ -43,7 +47,8 @@ _MODULES = {
 class Provenance:
     """How a file came about, in plain values. Learning rates of 0 mean that the part was not trained.
 
-    `base_name` is a title, a file name or a hub id; of a path only its last part is written. `resolution` is
+    `base_title` says which model it is ("Stable Diffusion 2"), `base_name` is a title, a file name or a hub
+    id; of a path only its last part is written. `resolution` is
     (width, height). `tag_frequency` is how often each caption tag occurs. `started` and `finished` are
     seconds since 1970. `config_text` is TOML; the settings in `path_settings` (dotted), and whatever else
     looks like an absolute path, are emptied in it.
@@ -51,8 +56,7 @@ class Provenance:
 
     name: str
     method: str
-    family: str
-    is_v2: bool
+    base_title: str
     prediction_type: str
     base_name: str
     resolution: tuple[int, int]
@@ -121,7 +125,7 @@ def _sd_scripts(p: Provenance) -> dict[str, str]:
         "network_args": json.dumps({k: str(v) for k, v in p.network_args.items()}),
     }
     values = {
-        "v2": p.is_v2,
+        "v2": p.base_title == _SD2,
         "base_model_version": version,
         **(network if module else {}),
         "output_name": p.name,
@@ -193,7 +197,7 @@ def _ours(p: Provenance) -> dict[str, str]:
 
 
 def _architecture(p: Provenance) -> tuple[str, str]:
-    return ARCHITECTURES[p.family, p.is_v2, p.prediction_type == "v_prediction"]
+    return ARCHITECTURES[p.base_title, p.prediction_type == "v_prediction"]
 
 
 def _last(path: str) -> str:

@@ -24,8 +24,7 @@ def metadata(training: Training, step: int) -> dict[str, str]:
         Provenance(
             name=config.run.name,
             method=config.method.kind,
-            family=plan.facts.family,
-            is_v2=plan.facts.family == "sd" and plan.facts.text_width == 1024,
+            base_title=plan.facts.title,
             prediction_type=plan.facts.prediction_type,
             base_name=plan.facts.path,
             resolution=(side, side),
