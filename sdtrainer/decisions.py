@@ -17,6 +17,7 @@ from .config import Config
 from .data import captions, items, prior
 from .data.census import Census
 from .data.section import why_no_latent_cache, why_no_text_cache
+from .families import BaseSection
 from .hardware import GIB, Machine
 from .methods import method_of
 from .plan import PHASES, Choice, Placement, Plan
@@ -34,7 +35,7 @@ def resolve(
         UserError: settings that contradict each other, this base model or this machine.
     """
     method = method_of(config.method.kind)
-    facts = _with_prediction(facts, config)
+    facts = with_prediction(facts, config.base)
     method.suits(config.method, facts)
     _check_formats(config, method)
     if not facts.is_undecided:
@@ -120,17 +121,9 @@ def resolutions_of(config: Config, facts: Facts) -> tuple[int, ...]:
     return config.train.resolutions or (facts.resolution,)
 
 
-class _Choices:
-    def __init__(self) -> None:
-        self.made: list[Choice] = []
-
-    def make(self, path: str, value: Any, why: str) -> Any:
-        self.made.append(Choice(path, value, why))
-        return value
-
-
-def _with_prediction(facts: Facts, config: Config) -> Facts:
-    wanted = config.base.prediction_type
+def with_prediction(facts: Facts, section: BaseSection) -> Facts:
+    """Return the facts with what the user says that the model predicts. Raises UserError."""
+    wanted = section.prediction_type
     if wanted != "auto" and facts.prediction_type == "flow":
         raise UserError(
             f"Prediction type: {facts.title} is trained by flow matching, and not to predict {wanted}.",
@@ -138,6 +131,15 @@ def _with_prediction(facts: Facts, config: Config) -> Facts:
             "base.prediction_type",
         )
     return facts if wanted == "auto" else replace(facts, prediction_type=wanted, is_undecided=False)
+
+
+class _Choices:
+    def __init__(self) -> None:
+        self.made: list[Choice] = []
+
+    def make(self, path: str, value: Any, why: str) -> Any:
+        self.made.append(Choice(path, value, why))
+        return value
 
 
 def _precision(config: Config, machine: Machine, choices: _Choices) -> Precision:

@@ -108,7 +108,8 @@ def class_image_folder(config: Config, facts: Facts, workspace: Workspace) -> Pa
     """Return where class images are drawn: one folder for all that makes them differ, but their number."""
     base, drawn = config.base, config.prior
     told = [base.prediction_type, base.clip_skip, config.noise.zero_terminal_snr]
-    told += [drawn.class_prompt.strip(), drawn.negative, drawn.steps, drawn.guidance]
+    told += [drawn.class_prompt.strip(), drawn.negative]
+    told += [drawn.steps or facts.sampling_steps, drawn.guidance or facts.guidance]
     told += [max(decisions.resolutions_of(config, facts)), facts.path, *_stamps(Path(facts.path))]
     digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
     words = re.sub(r"\W+", "-", drawn.class_prompt.lower())[:40].strip("-")

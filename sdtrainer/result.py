@@ -6,6 +6,7 @@ from pathlib import Path
 
 from . import events, families, methods, probe
 from .config import Config, build, parse
+from .decisions import with_prediction
 from .events import Finished
 from .families import BaseSection
 from .formats import legacy_pt
@@ -33,8 +34,12 @@ def config_inside(file: Path) -> Config | None:
     return build(parse(text, file.name), file.name) if text else None
 
 
-def sampler(base: str, adapter: Path | None = None, strength: float = 1.0) -> Sampler:
-    """Load a base model, with an adapter file on it at a strength, ready to draw.
+def sampler(
+    base: BaseSection, adapter: Path | None = None, strength: float = 1.0, zero_terminal_snr: bool = False
+) -> Sampler:
+    """Load a base model as its settings say, with an adapter file on it at a strength, ready to draw.
+
+    With `zero_terminal_snr` it starts from pure noise, as it was trained with that setting.
 
     Raises:
         UserError: the base is not found, or the file does not fit it.
@@ -46,7 +51,7 @@ def sampler(base: str, adapter: Path | None = None, strength: float = 1.0) -> Sa
     machine = detect()
     has_bf16 = machine.card is not None and machine.card.has_bf16
     dtype = {"cuda": torch.bfloat16 if has_bf16 else torch.float16}.get(machine.device, torch.float32)
-    facts = families.recognise(BaseSection(path=base))
+    facts = with_prediction(families.recognise(base), base)
     family = families.family_of(facts)
     parts = family.load(facts, facts.parts, {p: torch.float32 if p == "vae" else dtype for p in facts.parts})
     autocast = None if dtype is torch.float32 else dtype
@@ -54,6 +59,8 @@ def sampler(base: str, adapter: Path | None = None, strength: float = 1.0) -> Sa
         module.to(machine.device)
     if facts.is_undecided:
         parts.facts = probe.ask(family, parts, machine.device, autocast).of(facts)
+    if zero_terminal_snr:
+        parts.schedule = parts.schedule.rescaled()
     if adapter is not None:
         methods.recognise(adapter).put_on(parts, adapter, strength)
     return Sampler(family, parts, machine.device, autocast)

@@ -38,7 +38,7 @@ class Facts:
     """What is known of a base model before any weight is loaded.
 
     With `is_undecided` nothing says what it predicts: `prediction_type` is likely, and the loaded model is
-    asked (probe.py).
+    asked (probe.py). In `sampling_steps` and with `guidance` such models are usually drawn with.
     """
 
     family: str
@@ -54,6 +54,8 @@ class Facts:
     encoders: tuple[str, ...]
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     is_undecided: bool = False
+    sampling_steps: int = 25
+    guidance: float = 7.0
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -121,7 +121,8 @@ def test_nothing_is_lost_between_the_values_and_the_text():
     """Changing any field changes the text."""
     before = metadata.build(provenance())
     other = {
-        "method": "lora", "base_title": "Stable Diffusion XL", "prediction_type": "v_prediction", "precision": "fp32",
+        "method": "lora", "base_title": "Stable Diffusion XL", "prediction_type": "v_prediction",
+        "precision": "fp32",
         "config_text": "a = 1",
         "path_settings": ("data.trigger",), "resolution": (768, 512), "network_args": {"x": 1},
         "tag_frequency": {"x": 1},

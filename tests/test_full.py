@@ -443,7 +443,7 @@ def test_the_average_is_exported_and_draws_what_the_last_picture_shows(trainer: 
     picture = [e for e in happened if isinstance(e, Sampled)][-1]
     request = requests(planner.load(folder).plan)[0]  # type: ignore[union-attr]
     for name in ("test.safetensors", "test-diffusers"):
-        drawn = result.sampler(str(base), folder.output / name).draw(request)
+        drawn = result.sampler(BaseSection(path=str(base)), folder.output / name).draw(request)
         kept = Image.open(folder.path / picture.path)
         assert max(high for _, high in ImageChops.difference(drawn, kept).getextrema()) <= 1
 

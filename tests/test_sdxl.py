@@ -180,7 +180,9 @@ def test_a_run_goes_from_pictures_to_a_file_that_draws(runs: Trainer, sdxl: Path
     assert header["ss_base_model_version"] == "sdxl_base_v1-0"
     assert header["modelspec.architecture"].partition("/")[0] == "stable-diffusion-xl-v1-base"
     plain, drawn = (
-        result.sampler(str(sdxl), adapter).draw(Request("a <zib> disc", "", 64, 64, 1, 3.0, 7))
+        result.sampler(BaseSection(path=str(sdxl)), adapter).draw(
+            Request("a <zib> disc", "", 64, 64, 1, 3.0, 7)
+        )
         for adapter in (None, file)
     )
     assert plain.tobytes() != drawn.tobytes()

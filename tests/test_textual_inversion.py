@@ -494,7 +494,7 @@ def test_the_result_is_drawn_with_as_the_run_drew(trainer: Trainer, new: Callabl
     assert sorted(p.name for p in folder.output.iterdir()) == [
         "test-diffusers.safetensors", "test.pt", "test.safetensors",
     ]  # fmt: skip
-    config, sampler = folder.config(), result.sampler(folder.config().base.path, result.exported_file(folder))
+    config, sampler = folder.config(), result.sampler(folder.config().base, result.exported_file(folder))
     sample = config.sample
     drawn = sampler.draw(Request("a zib disc", "", 64, 64, sample.steps, sample.guidance, sample.seed))
     pictures = sorted(folder.samples.rglob("*.png"))

@@ -16,6 +16,7 @@ from ..data.loading import Loader
 from ..data.scan import scan
 from ..data.section import DataSection
 from ..events import Stepped, read
+from ..families import BaseSection
 from ..plan import Plan
 from ..result import sampler
 from ..sample import Sampler
@@ -41,7 +42,7 @@ def cost(folder: RunFolder, file: Path, peak_bytes: int) -> Cost:
 def losses(folder: RunFolder, file: Path | None, others: Path, home: Workspace) -> Losses:
     """Return the losses with a run's file on its base, or of the base alone, on pictures never trained on."""
     plan = _plan(folder)
-    drawing = sampler(plan.config.base.path, file)
+    drawing = sampler(plan.config.base, file)
     held_out = planner.look(plan.config, home)[1]
     assert held_out is not None
     concept = _batches(held_out.samples, plan.config.data, plan, drawing)
@@ -64,7 +65,7 @@ class Eyes:
 
         The pictures for the sheet are written into the folder `kept`.
         """
-        drawing = sampler(self.base, file)
+        drawing = sampler(BaseSection(path=self.base), file)
         robots, others = self._look(self.robots, drawing), self._look(self.others, drawing)
         carried = self._look(self.robots, self._second(file, second)) if second else None
         shown = [*robots.images[:SHOWN_ROBOTS], *others.images[:SHOWN_OTHERS]]
@@ -84,7 +85,7 @@ class Eyes:
         return verdict.look(prompts, drawing, self.steps)
 
     def _second(self, file: Path | None, second: Path) -> Sampler:
-        drawing = sampler(self.base, second)
+        drawing = sampler(BaseSection(path=self.base), second)
         if file is not None:
             methods.recognise(file).put_on(drawing.parts, file, 1.0)
         return Sampler(drawing.family, drawing.parts, drawing.device, drawing.autocast)

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from .. import files, verdict
+from ..families import BaseSection
 from ..result import sampler
 from ..starter.prompts import Prompt
 
@@ -24,7 +25,7 @@ def draw_others(folder: Path, prompts: Sequence[Prompt], base: str) -> None:
     if folder.exists():
         return
     texts = [prompt.text for prompt in prompts]
-    images = verdict.draw(texts, sampler(base), first_seed=FIRST_SEED)
+    images = verdict.draw(texts, sampler(BaseSection(path=base)), first_seed=FIRST_SEED)
     _save(folder, images, texts)
 
 

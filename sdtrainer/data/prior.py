@@ -56,15 +56,19 @@ class PriorSection(Section):
         is_path=True,
     )
     steps: int = knob(
-        25,
+        0,
         "Class image sampling steps",
-        "More is finer and slower to draw; 20-50 is usual.",
+        "More is finer and slower to draw; 0 takes what suits the model, usually 25.",
         unit="steps",
-        ge=1,
+        ge=0,
         le=200,
     )
     guidance: float = knob(
-        7.0, "Class image guidance", "How strictly the class prompt is followed.", ge=1, le=30
+        0.0,
+        "Class image guidance",
+        "How strictly the class prompt is followed; 0 takes what suits the model.",
+        ge=0,
+        le=30,
     )
     negative: str = knob(
         "", "Class image negative prompt", "What class images should not show.", max_length=1000

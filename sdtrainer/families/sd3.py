@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     import torch
 
 ENCODER, ENCODER_2 = "text_encoder", "text_encoder_2"
+_DRAWN = {
+    "Stable Diffusion 3 Medium": (28, 7.0),
+    "Stable Diffusion 3.5 Medium": (40, 4.5),
+    "Stable Diffusion 3.5 Large": (28, 3.5),
+}
+"""Sampling steps and guidance, as the models' cards on the hub have them."""
 _OLDER_CONFIG = {"qk_norm": None, "dual_attention_layers": []}
 
 
@@ -126,10 +132,12 @@ FAMILY = StableDiffusion3()
 
 def _facts(found: Found) -> Facts:
     denoiser, vae = found.configs[DENOISER], found.configs[VAE]
+    title = _title(denoiser)
+    steps, guidance = _DRAWN[title]
     scale = 2 ** (len(vae["block_out_channels"]) - 1)
     return Facts(
         family=FAMILY.name,
-        title=_title(denoiser),
+        title=title,
         path=found.path,
         layout=found.layout,
         why=found.why,
@@ -140,6 +148,8 @@ def _facts(found: Found) -> Facts:
         text_width=denoiser["joint_attention_dim"],
         encoders=tuple(name for name in (ENCODER, ENCODER_2, T5) if name in found.configs),
         config=found.configs,
+        sampling_steps=steps,
+        guidance=guidance,
     )
 
 

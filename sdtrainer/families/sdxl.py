@@ -8,6 +8,7 @@ target size are told. Knows nothing of what is trained in it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .. import diffusion
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 ENCODER, ENCODER_2 = "text_encoder", "text_encoder_2"
 
 
+GUIDANCE = 5.0
+"""With which diffusers' pipeline draws, and stronger only burns the colours."""
+
+
 class StableDiffusionXL:
     """SDXL 1.0 and what was made from it; epsilon or v prediction."""
 
@@ -30,7 +35,10 @@ class StableDiffusionXL:
 
     def recognise(self, path: str) -> Facts | None:
         found = single_file.look(path, self.name) or self._in_folder(path)
-        return found and unet.facts(self.name, "Stable Diffusion XL", found, (ENCODER, ENCODER_2))
+        if found is None:
+            return None
+        facts = unet.facts(self.name, "Stable Diffusion XL", found, (ENCODER, ENCODER_2))
+        return replace(facts, guidance=GUIDANCE)
 
     def _in_folder(self, path: str) -> Found | None:
         place = configs.place_of(path)

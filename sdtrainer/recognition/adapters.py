@@ -53,7 +53,8 @@ _READS_TEXT = re.compile(r"attn2[._]to_[kv]$")
 _SAID: tuple[tuple[str, str], ...] = (
     ("sdxl", "SDXL"), ("xl-v1", "SDXL"), ("3.5-large", "SD3.5 large"), ("3-5-large", "SD3.5 large"),
     ("3.5-medium", "SD3.5 medium"), ("3-5-medium", "SD3.5 medium"), ("sd3.5", "SD3.5 medium"), ("sd3", "SD3"),
-    ("stable-diffusion-3", "SD3"), ("diffusion-v3", "SD3"), ("flux", "Flux"), ("sd_v2", "SD2"), ("diffusion-v2", "SD2"), ("sd_v1", "SD1"),
+    ("stable-diffusion-3", "SD3"), ("diffusion-v3", "SD3"), ("flux", "Flux"),
+    ("sd_v2", "SD2"), ("diffusion-v2", "SD2"), ("sd_v1", "SD1"),
     ("diffusion-v1", "SD1"),
 )  # fmt: skip
 """Pieces of what a header says of the base model."""

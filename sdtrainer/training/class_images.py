@@ -58,10 +58,11 @@ def draw(
 
 def request_of(number: int, sample: Sample, plan: Plan) -> Request:
     """Return what is drawn as class image `number`."""
-    prior = plan.config.prior
+    prior, facts = plan.config.prior, plan.facts
     return Request(
         prompt=sample.caption, negative=prior.negative, width=sample.width, height=sample.height,
-        steps=prior.steps, guidance=prior.guidance, seed=seed_of("class image", number),
+        steps=prior.steps or facts.sampling_steps, guidance=prior.guidance or facts.guidance,
+        seed=seed_of("class image", number),
         clip_skip=plan.config.base.clip_skip,
     )  # fmt: skip
 

@@ -81,8 +81,8 @@ def requests(plan: Plan) -> list[Request]:
             sample.negative,
             sample.width or side,
             sample.height or side,
-            sample.steps,
-            sample.guidance,
+            sample.steps or plan.facts.sampling_steps,
+            sample.guidance or plan.facts.guidance,
             sample.seed + index,
             plan.config.base.clip_skip,
         )

@@ -40,7 +40,7 @@ def report(folder: RunFolder, exported: Path) -> list[str]:
     from .. import verdict
     from ..result import sampler
 
-    base = folder.config().base.path
+    base = folder.config().base
     before = verdict.judge(sampler(base), others=verdict.SHOWN_OTHERS)
     after = verdict.judge(sampler(base, exported))
     files.write(folder.path / PICTURE, lambda part: verdict.sheet(before, after, part))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .. import families, files
+from .. import files
 from ..__main__ import parser
 from ..families import BaseSection
 from ..result import config_inside, exported_file, sampler
@@ -24,20 +24,21 @@ def main(argv: Sequence[str]) -> int:
         config = config_inside(file)
     else:
         raise UserError(f"There is no run folder or file '{given.what}'.", "Check the path.")
-    base = given.base or (config.base.path if config else "")
-    if not base:
+    base = config.base if config else BaseSection(path="")
+    base = base.model_copy(update={"path": given.base or base.path})
+    if not base.path:
         raise UserError(f"{file.name} does not say which base model it belongs to.", "Add --base PATH.")
     sample = config.sample if config else None
-    side = families.recognise(BaseSection(path=base)).resolution
-    drawing = sampler(base, file, given.strength)
+    drawing = sampler(base, file, given.strength, bool(config and config.noise.zero_terminal_snr))
+    facts = drawing.parts.facts
     for index, prompt in enumerate(given.prompt):
         request = Request(
             prompt=prompt,
             negative=given.negative,
-            width=given.width or side,
-            height=given.height or side,
-            steps=given.steps or (sample.steps if sample else 25),
-            guidance=given.guidance or (sample.guidance if sample else 7.0),
+            width=given.width or facts.resolution,
+            height=given.height or facts.resolution,
+            steps=given.steps or (sample.steps if sample else 0) or facts.sampling_steps,
+            guidance=given.guidance or (sample.guidance if sample else 0) or facts.guidance,
             seed=given.seed + index,
             clip_skip=config.base.clip_skip if config else 0,
         )
