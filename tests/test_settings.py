@@ -232,7 +232,7 @@ def test_a_word_without_equals_is_refused() -> None:
 
 def test_a_wrong_override_is_not_blamed_on_the_file(tmp_path: Path) -> None:
     text = "[train]\nbatch_size = 2\n"
-    for word in ("train.batch_size=0", "train.batchsize=2", "sample.steps=0"):
+    for word in ("train.batch_size=0", "train.batchsize=2", "sample.steps=-1"):
         assert str(tmp_path) not in str(complaint(text, tmp_path, word))
     assert "line 2" in str(complaint("[train]\nbatch_size = 0\n", tmp_path, "method.rank=8"))
 

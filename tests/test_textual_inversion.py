@@ -496,7 +496,9 @@ def test_the_result_is_drawn_with_as_the_run_drew(trainer: Trainer, new: Callabl
     ]  # fmt: skip
     config, sampler = folder.config(), result.sampler(folder.config().base, result.exported_file(folder))
     sample = config.sample
-    drawn = sampler.draw(Request("a zib disc", "", 64, 64, sample.steps, sample.guidance, sample.seed))
+    drawn = sampler.draw(
+        Request("a zib disc", "", 64, 64, sample.steps, sampler.parts.facts.guidance, sample.seed)
+    )
     pictures = sorted(folder.samples.rglob("*.png"))
     assert len(pictures) == 2
     assert [Image.open(p).tobytes() == drawn.tobytes() for p in pictures] == [False, True]
