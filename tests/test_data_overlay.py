@@ -95,3 +95,14 @@ def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
 def test_overlay_file_is_plain_json(tmp_path):
     Overlay(tmp_path / "edits.json").set("a.png", "\u00fc")
     assert json.loads((tmp_path / "edits.json").read_text("utf-8"))["captions"] == {"a.png": "\u00fc"}
+
+
+def test_a_file_of_captions_alone_is_read_and_gets_the_other_tables(tmp_path):
+    (tmp_path / "edits.json").write_text('{"schema": 1, "captions": {"a.png": "a dog"}, "replaced": {}}')
+    overlay = Overlay(tmp_path / "edits.json")
+    assert (overlay.caption("a.png"), overlay.entry("crops", "a.png")) == ("a dog", None)
+    overlay.lay("crops", {"a.png": [0.1, 0.0, 0.9, 1.0], "b.png": [0, 0, 1, 1]})
+    overlay.lay("crops", {"b.png": None})
+    again = Overlay(tmp_path / "edits.json")
+    assert again.entries("crops") == {"a.png": [0.1, 0.0, 0.9, 1.0]}
+    assert again.caption("a.png") == "a dog"

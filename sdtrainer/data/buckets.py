@@ -8,11 +8,13 @@ as any other.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from .section import DataSection
 
 Size = tuple[int, int]
+Point = tuple[float, float]
 CENTER = (0.5, 0.5)
 MAX_SIDE = 2048
 
@@ -29,14 +31,50 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Crop:
+    """A part of an upright image of `whole` size, in pixels; `right` and `bottom` are the first left out."""
+
+    whole: Size
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def size(self) -> Size:
+        return (self.right - self.left, self.bottom - self.top)
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        return (self.left, self.top, self.right, self.bottom)
+
+
+@dataclass(frozen=True)
 class Fit:
-    """How an image of `source` size fills its bucket: scaled to `scale_to`, cut at (left, top) to `size`."""
+    """How an image of `source` size fills its bucket: scaled to `scale_to`, cut at (left, top) to `size`.
+
+    With `crop` the source is that part of the image.
+    """
 
     source: Size
     scale_to: Size
     left: int
     top: int
     size: Size
+    crop: Crop | None = None
+
+    @property
+    def whole(self) -> Size:
+        """The size of the upright image."""
+        return self.crop.whole if self.crop else self.source
+
+    @property
+    def seen(self) -> tuple[float, float, float, float]:
+        """What the model sees: left, top, right and bottom in pixels of the upright image."""
+        x, y = (self.source[axis] / self.scale_to[axis] for axis in (0, 1))
+        left, top = (self.crop.left, self.crop.top) if self.crop else (0, 0)
+        right, bottom = self.left + self.size[0], self.top + self.size[1]
+        return (left + self.left * x, top + self.top * y, left + right * x, top + bottom * y)
 
     @property
     def enlargement(self) -> float:
@@ -50,7 +88,7 @@ class Fit:
     def mirrored(self) -> Fit:
         """Return the same cut seen in the mirror image."""
         left = self.scale_to[0] - self.size[0] - self.left
-        return Fit(self.source, self.scale_to, left, self.top, self.size)
+        return replace(self, left=left)
 
 
 def table_for(resolution: int, section: DataSection) -> Table:
@@ -101,12 +139,46 @@ def assign(width: int, height: int, table: Table, upscale: bool) -> Size:
     return _own_bucket(width, height, table)
 
 
-def fit(width: int, height: int, bucket: Size, position: tuple[float, float] = CENTER) -> Fit:
+def fit(width: int, height: int, bucket: Size, position: Point = CENTER) -> Fit:
     """Scale an image to cover its bucket and cut at `position` (0 is left or top, 1 is right or bottom)."""
     scale = max(bucket[0] / width, bucket[1] / height)
     scaled = (max(bucket[0], round(width * scale)), max(bucket[1], round(height * scale)))
     left, top = (round((scaled[axis] - bucket[axis]) * position[axis]) for axis in (0, 1))
     return Fit((width, height), scaled, left, top, bucket)
+
+
+def crop_of(fractions: Sequence[float], whole: Size) -> Crop:
+    """Return a crop given as left, top, right and bottom in fractions of the upright image: at least a pixel
+    of it.
+    """
+    near, far = [], []
+    for axis in (0, 1):
+        first = min(max(0, round(fractions[axis] * whole[axis])), whole[axis] - 1)
+        near.append(first)
+        far.append(min(max(first + 1, round(fractions[axis + 2] * whole[axis])), whole[axis]))
+    return Crop(whole, *near, *far)
+
+
+def window(
+    source: Size, table: Table, upscale: bool, crop: Crop | None = None, focus: Point | None = None
+) -> Fit:
+    """Return exactly what the model will see of an image of `source` size: the size of its crop, if it has
+    one. `focus` (fractions of the upright image) comes as near to the middle as the image allows.
+    """
+    bucket = assign(*source, table, upscale)
+    centred = replace(fit(*source, bucket), crop=crop)
+    return _towards(centred, focus) if focus else centred
+
+
+def _towards(centred: Fit, focus: Point) -> Fit:
+    start = (centred.crop.left, centred.crop.top) if centred.crop else (0, 0)
+    places = []
+    for axis in (0, 1):
+        scale = centred.scale_to[axis] / centred.source[axis]
+        middle = (focus[axis] * centred.whole[axis] - start[axis]) * scale
+        room = centred.scale_to[axis] - centred.size[axis]
+        places.append(min(max(0, round(middle - centred.size[axis] / 2)), room))
+    return replace(centred, left=places[0], top=places[1])
 
 
 def _own_bucket(width: int, height: int, table: Table) -> Size:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from .buckets import Crop, Point
+
 Kind = Literal[
     "undecodable",
     "truncated",
@@ -24,6 +26,7 @@ Kind = Literal[
     "orphan caption",
     "duplicate name",
     "link",
+    "mask",
     "folder",
 ]
 
@@ -45,6 +48,10 @@ class Sample:
     `path` is relative to `root`, with forward slashes. `caption` is as written; `class_word` stands in where
     it is empty. `caption_from` says where the caption came from (".txt", "metadata.jsonl", "the app", "" for
     none).
+
+    With `crop` width and height are those of the crop. `focus` is the point, in fractions of the upright
+    image, that a window is laid around. `mask` is the file that says which places count: the image itself
+    where its alpha channel says so.
     """
 
     path: str
@@ -57,6 +64,9 @@ class Sample:
     repeats: int
     num_bytes: int
     mtime_ns: int
+    crop: Crop | None = None
+    focus: Point | None = None
+    mask: Path | None = None
 
     @property
     def file(self) -> Path:

@@ -130,15 +130,22 @@ def pixels(path: Path, fit: Fit, flip: bool, background: str) -> torch.Tensor:
     """
     import torch
 
-    image = open_rgb(path, background)
-    if image.size != fit.source:
-        what = f"{path.name} was {_by(fit.source)} when the folder was read and is {_by(image.size)} now."
-        raise BadImage("undecodable", what, "Start again, so that the folder is read anew.")
-    scaled = image.resize(fit.scale_to, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    cut = scaled.crop((fit.left, fit.top, fit.left + fit.size[0], fit.top + fit.size[1]))
+    seen = seen_by_model(open_rgb(path, background), fit, path.name)
     if flip:
-        cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return torch.from_numpy(np.array(cut)).permute(2, 0, 1).contiguous().float() / 127.5 - 1
+        seen = seen.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return torch.from_numpy(np.array(seen)).permute(2, 0, 1).contiguous().float() / 127.5 - 1
+
+
+def seen_by_model(image: Image.Image, fit: Fit, name: str) -> Image.Image:
+    """Return what the model sees of a whole upright image. Raises BadImage if it is not of the size that was
+    scanned.
+    """
+    if image.size != fit.whole:
+        what = f"{name} was {_by(fit.whole)} when the folder was read and is {_by(image.size)} now."
+        raise BadImage("undecodable", what, "Start again, so that the folder is read anew.")
+    source = image.crop(fit.crop.box) if fit.crop else image
+    scaled = source.resize(fit.scale_to, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return scaled.crop((fit.left, fit.top, fit.left + fit.size[0], fit.top + fit.size[1]))
 
 
 def verify(sample: Sample) -> Problem | None:

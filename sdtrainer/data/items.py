@@ -9,9 +9,9 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .buckets import CENTER, Fit, Size, Table, assign, fit, table_for
+from .buckets import CENTER, Fit, Point, Size, Table, fit, table_for, window
 from .captions import chunks_needed, compose, variants
 from .census import Problem, Sample
 from .section import DataSection
@@ -24,8 +24,8 @@ VISIBLE_ENLARGEMENT = 1.5
 class Item:
     """One image at one resolution, with the settings it is shown by. `weight` multiplies its loss.
 
-    `fit` is its centre crop; `section` says how its caption, crop and mirroring vary. A class image has no
-    `repeats`: all of them together are shown as often as all the others together, in turn.
+    `fit` is what is seen of it without chance; `section` says how its caption, crop and mirroring vary. A
+    class image has no `repeats`: all of them together are shown as often as all the others, in turn.
     """
 
     sample: Sample
@@ -58,12 +58,13 @@ class Item:
 class Draw:
     """One showing of an item.
 
-    `position` is the crop's, 0 to 1 along each axis; without a seed the caption is fixed.
+    `position` is the window's, 0 to 1 along each axis, CENTER where the item says what is seen; without a
+    seed the caption is fixed.
     """
 
     item: int
     flip: bool = False
-    position: tuple[float, float] = CENTER
+    position: Point = CENTER
     caption_seed: int | None = None
 
 
@@ -209,8 +210,10 @@ def caption_of(item: Item, draw: Draw) -> str:
 
 
 def fit_of(item: Item, draw: Draw) -> Fit:
-    """Return the crop of this showing, on the unmirrored image."""
-    return item.fit if draw.position == CENTER else fit(*item.fit.source, item.bucket, draw.position)
+    """Return what this showing sees, of the unmirrored image."""
+    if draw.position == CENTER:
+        return item.fit
+    return replace(fit(*item.fit.source, item.bucket, draw.position), crop=item.fit.crop)
 
 
 def captions_of(items: Iterable[Item]) -> tuple[str, ...]:
@@ -234,15 +237,16 @@ def _longest_captions(item: Item) -> Iterator[str]:
 
 
 def _item(sample: Sample, section: DataSection, table: Table) -> Item:
-    bucket = assign(sample.width, sample.height, table, section.upscale)
-    cut = fit(sample.width, sample.height, bucket)
-    return Item(sample, section, table.resolution, cut, sample.repeats * section.repeats)
+    size = (sample.width, sample.height)
+    seen = window(size, table, section.upscale, sample.crop, sample.focus)
+    return Item(sample, section, table.resolution, seen, sample.repeats * section.repeats)
 
 
 def _draw(items: Sequence[Item], index: int, rng: random.Random) -> Draw:
     flip, x, y, seed = rng.random() < 0.5, rng.random(), rng.random(), rng.getrandbits(63)
     section = items[index].section
-    return Draw(index, flip and section.flip, (x, y) if section.crop == "random" else CENTER, seed)
+    is_random = section.crop == "random" and items[index].sample.focus is None
+    return Draw(index, flip and section.flip, (x, y) if is_random else CENTER, seed)
 
 
 def _by(size: Size) -> str:

@@ -1,6 +1,6 @@
-"""Captions edited in the app.
+"""What is kept of an image outside the user's files: captions edited in the app, crops, focus points, masks.
 
-They live in the project, not beside the images, until the user writes them there.
+They live in the project, not beside the images; captions until the user writes them there.
 """
 
 from __future__ import annotations
@@ -11,14 +11,19 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from .. import files
 from ..section import UserError
 from .census import Census, Sample
 from .texts import decode, one_line
 
-SCHEMA = 1
+SCHEMA = 2
+Table = Literal["crops", "focus", "masks"]
+TABLES: tuple[Table, ...] = get_args(Table)
+"""Besides captions. By image path: a crop is [left, top, right, bottom] and a focus point [x, y], both in
+fractions of the upright image; a mask is the name of a file in `masks`.
+"""
 _writing = threading.Lock()
 
 
@@ -45,6 +50,26 @@ class Overlay:
     @property
     def captions(self) -> Mapping[str, str]:
         return dict(self._data["captions"])
+
+    def entry(self, table: Table, path: str) -> Any:
+        """Return what a table says of an image, None if nothing."""
+        return self._data[table].get(path)
+
+    def entries(self, table: Table) -> Mapping[str, Any]:
+        return dict(self._data[table])
+
+    def lay(self, table: Table, entries: Mapping[str, Any]) -> None:
+        """Set what a table says of images; None takes it away."""
+
+        def edit(data: dict[str, Any]) -> None:
+            data[table] = {p: v for p, v in {**data[table], **entries}.items() if v is not None}
+
+        self._change(edit)
+
+    @property
+    def masks(self) -> Path:
+        """The folder of the masks made in the app."""
+        return self.path.parents[1] / "masks" / self.path.stem
 
     def set(self, path: str, text: str) -> None:
         self.update({path: text})
@@ -102,16 +127,21 @@ class Overlay:
 
     def _read(self) -> dict[str, Any]:
         if not self.path.is_file():
-            return {"schema": SCHEMA, "captions": {}, "replaced": {}}
+            return _migrated({"schema": 1, "captions": {}, "replaced": {}})
         try:
             data = json.loads(self.path.read_text("utf-8"))
         except ValueError as error:
             what = f"The edited captions in {self.path} cannot be read ({error})."
             raise UserError(what, "Repair the file, or rename it to start anew.", "data.folder") from error
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        if not isinstance(data, dict) or data.get("schema") not in (1, SCHEMA):
             what = f"The edited captions in {self.path} were written by another version of this program."
             raise UserError(what, "Use that version, or rename the file to start anew.", "data.folder")
-        return data
+        return _migrated(data)
+
+
+def _migrated(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the data of schema 1, which had captions alone, as today's."""
+    return data if data["schema"] == SCHEMA else {**{t: {} for t in TABLES}, **data, "schema": SCHEMA}
 
 
 def _keep(replaced: dict[str, Any], name: str, file: Path, after: str) -> None:

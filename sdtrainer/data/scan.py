@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..section import UserError
 from .census import Census, Problem, Sample
+from .frames import framed
 from .images import EXTENSIONS, UNREAD_EXTENSIONS, BadImage, read_header
 from .overlay import Overlay
 from .section import DataSection
@@ -37,7 +38,7 @@ def scan(folder: Path, section: DataSection, overlay: Overlay | None = None) -> 
     problems += captions.problems(samples)
     if not samples:
         raise _nothing_usable(root, problems)
-    return Census(root, tuple(samples), tuple(problems), _layout(samples))
+    return Census(root, tuple(framed(samples, overlay)), tuple(problems), _layout(samples))
 
 
 def _checked(folder: Path) -> Path:

@@ -30,7 +30,12 @@ def latent_key(
 
     `content` is the hash of the file, `model` identifies the VAE.
     """
-    return cache.key("latents", PIXELS_VERSION, content, asdict(fit), flip, background, model, dtype)
+    return cache.key("latents", PIXELS_VERSION, content, _facts_of(fit), flip, background, model, dtype)
+
+
+def _facts_of(fit: Fit) -> dict[str, object]:
+    """All that is seen; a crop counts only where there is one, so that older entries are found."""
+    return {name: value for name, value in asdict(fit).items() if value is not None}
 
 
 def text_key(cache: Cache, caption: str, model: str, clip_skip: int, chunks: int, dtype: str) -> str:
@@ -47,7 +52,7 @@ class LatentStore:
     dtype: str
 
     def key(self, item: Item, flip: bool) -> str:
-        """Return the key of an item's centre crop. Raises BadImage if the file is gone."""
+        """Return the key of what is seen of an item without chance. Raises BadImage if the file is gone."""
         try:
             content = self.cache.content(item.sample.file)
         except OSError as error:
