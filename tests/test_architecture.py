@@ -17,6 +17,7 @@ ORDER = (
     "__init__",
     "section",
     "files seeds events hardware child pace",
+    "hub",
     "starter",  # makes the starter model: knows no more of the app than this
     "diffusion",
     "flow",
