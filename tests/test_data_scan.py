@@ -147,8 +147,8 @@ def test_each_source_can_be_chosen(tmp_path):
 
 def test_edited_captions_come_first_but_not_against_the_users_choice(tmp_path):
     picture(tmp_path / "set" / "a.png").with_suffix(".txt").write_text("old")
-    overlay = Overlay(tmp_path / "edits.json")
-    overlay.set("a.png", "new")
+    overlay = Overlay(tmp_path / "edits.jsonl", tmp_path)
+    overlay.apply("Caption", {"a.png": "new"})
     assert captions(scan(tmp_path / "set", AUTO, overlay)) == {"a.png": "new"}
     assert captions(scan(tmp_path / "set", DataSection(caption_from="none"), overlay)) == {"a.png": ""}
     assert scan(tmp_path / "set", AUTO, overlay).layout.endswith("captions from the app")

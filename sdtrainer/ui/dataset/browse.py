@@ -182,7 +182,9 @@ class Browse:
         census = self._census()
         sample = self._sample(given[self.chosen])
         if given[self.caption].strip() != sample.caption:
-            overlay_for(self.desk.workspace.root, census.folder).set(sample.path, given[self.caption])
+            overlay_for(self.desk.workspace.root, census.folder).apply(
+                f"Caption of {sample.path}", {sample.path: given[self.caption]}
+            )
             self.desk.look_again()
         return self._edit(self._sample(sample.path))
 
