@@ -12,10 +12,17 @@ from pathlib import Path
 
 def write(path: Path, put: Callable[[Path], object]) -> None:
     """Let `put` write a temporary file beside `path`, flush it to disk, and move it into place."""
+    with new_file(path) as temporary:
+        put(temporary)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Give a temporary file beside `path` that takes its place when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:60]}.{uuid.uuid4().hex[:8]}.part")
     try:
-        put(temporary)
+        yield temporary
         flush(temporary)
         os.replace(temporary, path)
     finally:

@@ -1,8 +1,4 @@
-"""Base models of full size without their weights: the configs that were published, and weights by chance.
-
-Values are those of stable-diffusion-v1-5/stable-diffusion-v1-5, stabilityai/stable-diffusion-2-1 and
-stabilityai/stable-diffusion-xl-base-1.0 on the hub; what is left out is the classes' own default.
-"""
+"""Base models of full size without their weights: the configs that were published, and weights by chance."""
 
 from __future__ import annotations
 
@@ -12,109 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..families import ASSETS
+from ..families import ASSETS, published
 from ..seams import Facts, Family, Parts
 
 if TYPE_CHECKING:
     import torch
 
-_VAE = {
-    "_class_name": "AutoencoderKL",
-    "latent_channels": 4,
-    "block_out_channels": [128, 256, 512, 512],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "layers_per_block": 2,
-}
-_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-_SD15 = {
-    "model_index.json": {"_class_name": "StableDiffusionPipeline"},
-    "unet/config.json": {
-        "_class_name": "UNet2DConditionModel",
-        "sample_size": 64,
-        "in_channels": 4,
-        "cross_attention_dim": 768,
-        "attention_head_dim": 8,
-    },
-    "vae/config.json": _VAE | {"sample_size": 512},
-    "text_encoder/config.json": {
-        "vocab_size": 49408,
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "hidden_act": "quick_gelu",
-        "projection_dim": 768,
-    },
-    "scheduler/scheduler_config.json": _SCHEDULE
-    | {"_class_name": "PNDMScheduler", "prediction_type": "epsilon"},
-}
-_SD21 = {
-    "model_index.json": {"_class_name": "StableDiffusionPipeline"},
-    "unet/config.json": {
-        "_class_name": "UNet2DConditionModel",
-        "sample_size": 96,
-        "in_channels": 4,
-        "cross_attention_dim": 1024,
-        "attention_head_dim": [5, 10, 20, 20],
-        "use_linear_projection": True,
-    },
-    "vae/config.json": _VAE | {"sample_size": 768},
-    "text_encoder/config.json": {
-        "vocab_size": 49408,
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 23,
-        "num_attention_heads": 16,
-        "hidden_act": "gelu",
-        "projection_dim": 512,
-    },
-    "scheduler/scheduler_config.json": _SCHEDULE
-    | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"},
-}
-_SDXL = {
-    "model_index.json": {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True},
-    "unet/config.json": {
-        "_class_name": "UNet2DConditionModel",
-        "sample_size": 128,
-        "in_channels": 4,
-        "block_out_channels": [320, 640, 1280],
-        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-        "transformer_layers_per_block": [1, 2, 10],
-        "cross_attention_dim": 2048,
-        "attention_head_dim": [5, 10, 20],
-        "use_linear_projection": True,
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-    },
-    "vae/config.json": _VAE | {"sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True},
-    "text_encoder/config.json": _SD15["text_encoder/config.json"]
-    | {"architectures": ["CLIPTextModel"], "eos_token_id": 2},
-    "text_encoder_2/config.json": {
-        "architectures": ["CLIPTextModelWithProjection"],
-        "vocab_size": 49408,
-        "hidden_size": 1280,
-        "intermediate_size": 5120,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 20,
-        "hidden_act": "gelu",
-        "projection_dim": 1280,
-        "eos_token_id": 2,
-    },
-    "scheduler/scheduler_config.json": _SCHEDULE
-    | {
-        "_class_name": "EulerDiscreteScheduler",
-        "timestep_spacing": "leading",
-        "steps_offset": 1,
-        "prediction_type": "epsilon",
-    },
-}
 MODELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "SD 1.5": _SD15,
-    "SD 2.1": _SD21,
-    "SDXL": _SDXL,
+    "SD 1.5": published.MODELS["SD1"],
+    "SD 2.1": published.MODELS["SD2"],
+    "SDXL": published.MODELS["SDXL"],
 }
 """Config files by model; one joins with its family."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,6 @@ from ..section import UserError
 from . import safetensors_file, tokenizer_files
 
 if TYPE_CHECKING:
-    import torch
-
     from ..seams import Precision
     from .whole_model import WholeModel
 
@@ -99,9 +97,17 @@ def write(path: Path, model: WholeModel, metadata: Mapping[str, str], precision:
     Raises:
         UserError: a tensor is not finite, or the disk refuses.
     """
+    for _ in writing(path, model, metadata, precision):
+        pass
+
+
+def writing(
+    path: Path, model: WholeModel, metadata: Mapping[str, str], precision: Precision | None
+) -> Iterator[int]:
+    """Do what `write` does, yielding the bytes of each tensor; without a precision each keeps its own."""
     try:
         with files.new_folder(path) as new:
-            _write_into(new, model, dict(metadata) | {"format": "pt"}, precision)
+            yield from _writing_into(new, model, dict(metadata) | {"format": "pt"}, precision)
             shutil.rmtree(path, ignore_errors=True)
     except OSError as error:
         raise UserError(
@@ -109,15 +115,15 @@ def write(path: Path, model: WholeModel, metadata: Mapping[str, str], precision:
         ) from error
 
 
-def read(path: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """Return the tensors of each part.
+def read(path: Path, load: Callable[[Path], dict[str, Any]] | None = None) -> dict[str, dict[str, Any]]:
+    """Return the tensors of each part; `load` reads one file, by default mapped from disk.
 
     Raises:
         UserError: weights are missing, or are not stored as .safetensors.
     """
     components = COMPONENTS[_family(path)]
     there = {part: c for part, c in components.items() if part != T5 or (path / c.folder).is_dir()}
-    return {part: _tensors(path / c.folder, c.weights) for part, c in there.items()}
+    return {part: _tensors(path / c.folder, c.weights, load) for part, c in there.items()}
 
 
 def weights_in(folder: Path, name: str) -> Weights | None:
@@ -178,12 +184,15 @@ def _family(path: Path) -> str:
     return next((family for family, pipeline in PIPELINES.items() if pipeline == name), "")
 
 
-def _write_into(new: Path, model: WholeModel, metadata: Mapping[str, str], precision: Precision) -> None:
+def _writing_into(
+    new: Path, model: WholeModel, metadata: Mapping[str, str], precision: Precision | None
+) -> Iterator[int]:
     for part, component in _parts_of(model).items():
-        folder = new / component.folder
-        _write_json(folder / "config.json", dict(model.configs[part]) | _stored_as(component, precision))
+        folder, state = new / component.folder, model.states[part]
+        said = _stored_as(component, precision, state)
+        _write_json(folder / "config.json", dict(model.configs[part]) | said)
         weights = folder / f"{component.weights}.safetensors"
-        safetensors_file.write(weights, model.states[part], metadata, precision)
+        yield from safetensors_file.writing(weights, state, metadata, precision)
     scheduler = model.configs["scheduler"]
     _write_json(new / "scheduler" / "scheduler_config.json", scheduler)
     for encoder, texts in model.tokenizers.items():
@@ -191,9 +200,10 @@ def _write_into(new: Path, model: WholeModel, metadata: Mapping[str, str], preci
     _write_json(new / INDEX, _index(model, scheduler["_class_name"]))
 
 
-def _stored_as(component: Component, precision: Precision) -> dict[str, str]:
+def _stored_as(component: Component, precision: Precision | None, state: Mapping[str, Any]) -> dict[str, str]:
     """transformers' configs name the number format; both its old and its new version are told."""
-    long = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[precision]
+    dtypes = (safetensors_file.stored_as(t, precision) for t in state.values())
+    long = next((str(dtype).removeprefix("torch.") for dtype in dtypes if dtype.is_floating_point), "float32")
     return {"dtype": long, "torch_dtype": long} if component.library == "transformers" else {}
 
 
@@ -221,13 +231,14 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def _tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
+def _tensors(folder: Path, name: str, load: Callable[[Path], dict[str, Any]] | None = None) -> dict[str, Any]:
     from safetensors.torch import load_file
 
+    load = load or load_file
     found = weights_in(folder, name)
     if found is None:
         raise UserError(
             f"{folder.parent.name}/{folder.name} has no {name}.safetensors.",
             "Choose a complete diffusers folder whose weights are .safetensors.",
         )
-    return {key: value for file in found.files for key, value in load_file(file).items()}
+    return {key: value for file in found.files for key, value in load(file).items()}

@@ -7,12 +7,13 @@ into them, and the header entries by which a single file alone can be loaded aga
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..seams import T5, Parts
+from ..seams import T5, VAE, Parts
 from ..section import UserError
 from . import diffusers_folder, ldm, legacy_pt, mmdit, safetensors_file, tokenizer_files
 from .kohya import with_text_model
@@ -69,8 +70,13 @@ def unheld_of(facts: Facts) -> dict[str, torch.Tensor]:
         state = read_tensors(Path(facts.path).expanduser())
     except (OSError, UserError, SafetensorError):
         return {}
-    is_three = mmdit.is_one(facts.config)
-    kept = mmdit.unheld(state) if is_three else ldm.unheld(state, facts.config, layout_of(facts.config))
+    return unheld_in(state, facts.config)
+
+
+def unheld_in(state: ldm.State, configs: ldm.Configs) -> dict[str, torch.Tensor]:
+    """Return those of the tensors of a single file that a model with these configs does not hold."""
+    is_three = mmdit.is_one(configs)
+    kept = mmdit.unheld(state) if is_three else ldm.unheld(state, configs, layout_of(configs))
     return {name: tensor for name, tensor in kept.items() if name not in MARKS}
 
 
@@ -124,11 +130,18 @@ def _between(base: torch.Tensor, new: torch.Tensor, strength: float) -> torch.Te
 
 def write_file(path: Path, model: WholeModel, metadata: Mapping[str, str], precision: Precision) -> None:
     """Write the original single-file layout, with the configs and small tokenizers in its header."""
+    for _ in writing_file(path, model, metadata, precision):
+        pass
+
+
+def writing_file(
+    path: Path, model: WholeModel, metadata: Mapping[str, str], precision: Precision | None
+) -> Iterator[int]:
+    """Do what `write_file` does, yielding the bytes of each tensor; by default each keeps its precision."""
     state = to_file(model.states, model.configs)
     unchanged = {k: v for k, v in model.unheld.items() if k not in state or v.shape == state[k].shape}
-    safetensors_file.write(
-        path, state, dict(metadata) | _entries(model), precision, unchanged | _marks(model)
-    )
+    header = dict(metadata) | _entries(model)
+    yield from safetensors_file.writing(path, state, header, precision, unchanged | _marks(model))
 
 
 def _marks(model: WholeModel) -> dict[str, torch.Tensor]:
@@ -169,10 +182,20 @@ def read_states(path: Path, configs: ldm.Configs) -> dict[str, dict[str, torch.T
         UserError: it is of another kind.
     """
     if path.is_dir():
-        return {part: _named_alike(part, state) for part, state in diffusers_folder.read(path).items()}
+        return states_of_folder(diffusers_folder.read(path))
+    return states_in(read_tensors(path), configs)
+
+
+def states_of_folder(read: Mapping[str, ldm.State]) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the tensors of a folder under the names that this version of the libraries stores."""
+    return {part: _named_alike(part, state) for part, state in read.items()}
+
+
+def states_in(state: ldm.State, configs: ldm.Configs) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the tensors of each part, from those of a single file. Raises UserError for an unknown name."""
     if mmdit.is_one(configs):
-        return mmdit.from_file(read_tensors(path), configs)
-    return ldm.from_ldm(read_tensors(path), configs, layout_of(configs))
+        return mmdit.from_file(state, configs)
+    return ldm.from_ldm(state, configs, layout_of(configs))
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -189,8 +212,15 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path)
 
 
+_NEWER = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+_OLDER_VAE = re.compile("|".join(map(re.escape, _NEWER)))
+"""The attention layers of a VAE as diffusers called them until 2023."""
+
+
 def _named_alike(part: str, state: ldm.State) -> dict[str, torch.Tensor]:
-    """Text encoders by one version's names, whichever stored them."""
+    """Text encoders and VAEs by one version's names, whichever stored them."""
+    if part == VAE:
+        return {_OLDER_VAE.sub(lambda m: _NEWER[m[0]], key): value for key, value in state.items()}
     if part not in (ldm.ENCODER, ldm.ENCODER_2):
         return dict(state)
     named = {with_text_model(key): value for key, value in state.items()}
