@@ -21,7 +21,6 @@ VERBS = {
     "plan": "show what a run file would do",
     "demo": "teach the starter model a new character, and show it",
     "sample": "draw with a run's result or an adapter file",
-    "inspect": "say what a model or adapter file is",
     "show": "print every setting",
     "compare": "train every method on the starter, and say which is for what",
     "bench": "measure this machine",

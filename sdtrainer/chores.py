@@ -63,7 +63,14 @@ class Chore:
         return importlib.import_module(f".{self.module}", __package__)
 
 
-CHORES: Mapping[str, Chore] = {chore.verb: chore for chore in ()}
+CHORES: Mapping[str, Chore] = {
+    chore.verb: chore
+    for chore in (
+        Chore("inspect", "say what a model or adapter file is", "toolbox.inspect", ("file",)),
+        Chore("edit", "change what a file says of itself", "toolbox.edit", ("file",)),
+        Chore("like", "print the settings that a file was trained with", "toolbox.like", ("file",)),
+    )
+}
 
 
 def do_elsewhere(

@@ -43,6 +43,7 @@ ORDER = (
     "training",
     "trace",
     "job console chores",
+    "toolbox",
     "compare bench",
     "__main__",
     "verbs ui",

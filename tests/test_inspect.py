@@ -322,7 +322,7 @@ def test_the_files_of_a_run_are_told(trainer: Trainer, capsys: pytest.CaptureFix
     folder = trainer.new(train__steps="1", sample__prompts=[], export__formats=["webui", "diffusers"])
     trainer.run(folder)
     assert main(["inspect", str(folder.path), "--json"]) == 0
-    one, two = json.loads(capsys.readouterr().out)
+    one, two = json.loads(capsys.readouterr().out)["files"]
     for shown, layout in ((one, "diffusers"), (two, "webui")):
         assert (shown["kind"], shown["base"], shown["family"]) == ("adapter", "SD1", "sd")
         assert shown["adapter"]["layout"] == layout and list(shown["adapter"]["ranks"]) == ["2"]

@@ -19,6 +19,7 @@ Source of names and shapes: lycoris/modules in KohakuBlueleaf/LyCORIS.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,40 @@ def rank(tensors: Mapping[str, object]) -> int:
         if word in tensors:
             return tensors[word].shape[0]  # type: ignore[attr-defined]
     return 0
+
+
+def norm(tensors: Tensors) -> float:
+    """Return the Frobenius norm of the weight's change, before DoRA's magnitudes; not a number, or infinite,
+    as the tensors are. Of LoRA and LoKr it follows from the factors: |B A|^2 = <B^T B, A A^T>.
+
+    Raises:
+        ValueError: no change of a weight is held, or only pieces of one.
+    """
+    import torch
+
+    wide = {word: tensor.double() for word, tensor in tensors.items()}
+    try:
+        if "lora_up" in wide and "lora_mid" not in wide:
+            up, down = wide["lora_up"].flatten(1), wide["lora_down"].flatten(1)
+            return float(((up.T @ up) * (down @ down.T)).sum().clamp(min=0).sqrt()) * abs(scale(wide))
+        for word, change in _CHANGES.items():
+            if word in wide:
+                return float(torch.linalg.vector_norm(change(wide)))
+    except (KeyError, RuntimeError, IndexError) as error:
+        raise ValueError(str(error)) from error
+    raise ValueError("no weight is changed")
+
+
+def extent(tensors: Mapping[str, object]) -> tuple[int, int]:
+    """Return how many rows and columns the weight has that the tensors (anything with a shape) change; a
+    convolution's columns are in x kh x kw. (0, 0) if they do not tell.
+    """
+    shapes = {word: tuple(tensor.shape) for word, tensor in tensors.items()}  # type: ignore[attr-defined]
+    for words, read in _EXTENTS:
+        if all(word in shapes for word in words):
+            return read(*(shapes[word] for word in words))
+    halves = [_half(shapes, half) for half in ("lokr_w1", "lokr_w2")]
+    return halves[0][0] * halves[1][0], halves[0][1] * halves[1][1]
 
 
 def magnitude(tensors: Tensors, ndim: int) -> torch.Tensor | None:
@@ -130,6 +165,32 @@ _CHANGES: Mapping[str, Callable[[Tensors], torch.Tensor]] = {
     "w_norm": lambda t: t["w_norm"],
 }
 """By the word that tells which kind it is."""
+
+Shape = tuple[int, ...]
+_EXTENTS: tuple[tuple[tuple[str, ...], Callable[..., tuple[int, int]]], ...] = (
+    (
+        ("lora_up", "lora_down", "lora_mid"),
+        lambda up, down, mid: (up[0], math.prod(down[1:]) * math.prod(mid[2:])),
+    ),
+    (("lora_up", "lora_down"), lambda up, down: (up[0], math.prod(down[1:]))),
+    (("hada_t1", "hada_w1_a", "hada_w1_b"), lambda t, a, b: (a[1], b[1] * math.prod(t[2:]))),
+    (("hada_w1_a", "hada_w1_b"), lambda a, b: (a[0], b[1])),
+    (("diff",), lambda diff: (diff[0], math.prod(diff[1:]))),
+    (("w_norm",), lambda norm: (norm[0], 1)),
+)
+"""Rows and columns of the weight, by the words that tell."""
+
+
+def _half(shapes: Mapping[str, Shape], half: str) -> tuple[int, int]:
+    """Rows and columns of one factor of a LoKr, whole or divided again."""
+    if half in shapes:
+        return shapes[half][0], math.prod(shapes[half][1:])
+    first, second, core = (shapes.get(f"{half}_a"), shapes.get(f"{half}_b"), shapes.get("lokr_t2"))
+    if first is None or second is None:
+        return 0, 0
+    if half == "lokr_w2" and core is not None:
+        return first[1], second[1] * math.prod(core[2:])
+    return first[0], second[1]
 
 
 def _wide(tensors: Tensors) -> dict[str, torch.Tensor]:

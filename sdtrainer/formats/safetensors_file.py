@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -146,6 +147,35 @@ def writing(
         raise UserError(
             f"{path.name} could not be written: {error}.", "Free some disk space, or choose another folder."
         ) from error
+
+
+def relabel(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
+    """Write the tensors of `source`, byte for byte, under other metadata; both may be the same file. An old
+    file stays until the new one is whole.
+
+    Raises: UserError if the file cannot be read, or the disk refuses.
+    """
+    size = source.stat().st_size
+    try:
+        with files.new_file(target) as part, source.open("rb") as old, part.open("wb") as new:
+            entries, _ = _header(old, size)
+            entries.pop("__metadata__", None)
+            new.write(_header_bytes(metadata, entries))
+            shutil.copyfileobj(old, new, 1 << 22)
+    except OSError as error:
+        raise UserError(
+            f"{target.name} could not be written: {error}.", "Free some disk space, or choose another folder."
+        ) from error
+
+
+def sha256(path: Path, tensors_only: bool = False) -> str:
+    """Return the SHA-256 of a file, or of what follows its header. The first ten digits of the one are
+    A1111's AutoV2, the first twelve of the other its AutoV3.
+    """
+    with path.open("rb") as file:
+        if tensors_only:
+            _header(file, path.stat().st_size)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _header(file: BinaryIO, size: int) -> tuple[dict, int]:

@@ -83,6 +83,16 @@ def look(contents: Contents) -> Found | None:
     )
 
 
+def part_of(name: str) -> str:
+    """Return the part of a model that a layer of this name belongs to."""
+    return _first(_PARTS, name)
+
+
+def target_of(name: str) -> str:
+    """Return what kind of layer this name is of: attention, feed-forward, convolution or other."""
+    return _first(_TARGETS, name)
+
+
 def _adapter(kind: str, layers: Mapping[str, Layer], contents: Contents) -> Adapter:
     ranks, alphas, targets = Counter[int](), Counter[float](), dict[str, Counter[str]]()
     for name, layer in layers.items():
