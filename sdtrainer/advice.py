@@ -47,6 +47,10 @@ def advise(plan: Plan, census: Census) -> tuple[Advice, ...]:
     if side < 0.6 * made_for:
         told = f"{plan.facts.title} was made for {made_for} px, and draws badly at {side} px."
         found.append(Advice(told, {"train.resolution": made_for}))
+    num_masked = sum(s.mask is not None for s in census.samples)
+    if 0 < num_masked < len(census.samples):
+        told = f"{num_masked} of {len(census.samples)} pictures have a mask: the others are learnt whole."
+        found.append(Advice(told))
     small = [s for s in census.samples if min(s.width, s.height) < 0.5 * side]
     if small:
         found.append(Advice(f"{len(small)} images are much smaller than {side} px and will look soft."))

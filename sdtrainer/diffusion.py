@@ -302,9 +302,13 @@ def noise_like(latents: torch.Tensor, generator: torch.Generator, offset: float 
     return noise + offset * draw(*latents.shape[:2], 1, 1) if offset else noise
 
 
-def error(prediction: torch.Tensor, target: torch.Tensor, section: NoiseSection) -> torch.Tensor:
-    """Return the error of each sample, (B,): the mean over C, h and w, in fp32.
+def error(
+    prediction: torch.Tensor, target: torch.Tensor, section: NoiseSection, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the error of each sample, (B,): the mean over C, h and w, in fp32, of each place's error times
+    what it weighs in `mask`.
 
+    Shapes: mask (B, 1, h, w).
     Huber's is twice the usual definition, so that it equals the squared error up to delta.
     """
     import torch.nn.functional as F
@@ -314,7 +318,7 @@ def error(prediction: torch.Tensor, target: torch.Tensor, section: NoiseSection)
         each = 2.0 * F.huber_loss(prediction, target, reduction="none", delta=section.huber_delta)
     else:
         each = F.mse_loss(prediction, target, reduction="none")
-    return each.flatten(1).mean(1)
+    return (each if mask is None else each * mask).flatten(1).mean(1)
 
 
 def _betas(config: Mapping[str, Any]) -> torch.Tensor:

@@ -313,7 +313,9 @@ class Batch:
 
     Either `latents` (cached) or `pixels` is given, and either `conditioning` (cached) or `tokens`. With
     `noised`, the noise is drawn already.
-    Shapes: pixels (B, 3, H, W); tokens per encoder (B, chunks x 77); sizes (B, 6); weight (B,).
+    With `mask`, places count as much as it says.
+    Shapes: pixels (B, 3, H, W); tokens per encoder (B, chunks x 77); sizes (B, 6); weight (B,); mask
+    (B, 1, h, w).
     """
 
     weight: torch.Tensor
@@ -323,6 +325,7 @@ class Batch:
     conditioning: Conditioning | None = None
     tokens: Mapping[str, torch.Tensor] | None = None
     noised: Noised | None = None
+    mask: torch.Tensor | None = None
 
 
 Batches = Iterator[Batch]

@@ -136,7 +136,25 @@ def pixels(path: Path, fit: Fit, flip: bool, background: str) -> torch.Tensor:
     return torch.from_numpy(np.array(seen)).permute(2, 0, 1).contiguous().float() / 127.5 - 1
 
 
-def seen_by_model(image: Image.Image, fit: Fit, name: str) -> Image.Image:
+def open_mask(path: Path, is_alpha: bool) -> Image.Image:
+    """Return a mask, upright, in 8-bit grey: the file's brightness, transparent parts black, or its alpha.
+
+    Raises BadImage naming the file.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            turn = _turn(image)
+            image.load()
+            alpha = image.convert("RGBA").getchannel("A") if is_alpha else None
+            grey = alpha or _to_rgb(image, "black").convert("L")
+            return grey.transpose(turn) if turn is not None else grey
+    except Exception as error:
+        raise bad_image(path, error) from error
+
+
+def seen_by_model(
+    image: Image.Image, fit: Fit, name: str, scaling: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
     """Return what the model sees of a whole upright image. Raises BadImage if it is not of the size that was
     scanned.
     """
@@ -144,7 +162,7 @@ def seen_by_model(image: Image.Image, fit: Fit, name: str) -> Image.Image:
         what = f"{name} was {_by(fit.whole)} when the folder was read and is {_by(image.size)} now."
         raise BadImage("undecodable", what, "Start again, so that the folder is read anew.")
     source = image.crop(fit.crop.box) if fit.crop else image
-    scaled = source.resize(fit.scale_to, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    scaled = source.resize(fit.scale_to, scaling, reducing_gap=3.0)
     return scaled.crop((fit.left, fit.top, fit.left + fit.size[0], fit.top + fit.size[1]))
 
 

@@ -10,6 +10,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from .buckets import CENTER, Fit, Point, Size, Table, fit, table_for, window
 from .captions import chunks_needed, compose, variants
@@ -42,6 +43,10 @@ class Item:
     @property
     def is_class_image(self) -> bool:
         return self.repeats == 0
+
+    @property
+    def mask(self) -> Path | None:
+        return None if self.section.masks == "off" else self.sample.mask
 
     @property
     def flips(self) -> tuple[bool, ...]:

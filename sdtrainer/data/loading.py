@@ -20,6 +20,7 @@ from .cache import Cache
 from .census import Problem, Sample
 from .images import BadImage, pixels, problem_of, verify
 from .items import Draw, Item, Order, caption_of, fit_of
+from .masks import Masks
 from .section import why_no_latent_cache, why_no_text_cache
 from .stores import LatentStore, Memory, Tensors, TextStore
 
@@ -36,6 +37,7 @@ class Loader:
     latents: LatentStore | None = None
     texts: TextStore | None = None
     tokenize: Tokenize | None = None
+    masks: Masks | None = None
     keep_bytes: int = 0
     threads: int = 2
     memory: Memory = field(init=False)
@@ -63,14 +65,14 @@ class Loader:
 
         Raises BadImage if an image can no longer be read.
         """
-        for draws, images in ahead(self._images, order, self.threads):
-            yield self._batch(draws, images)
+        for draws, seen in ahead(self._seen, order, self.threads):
+            yield self._batch(draws, *seen)
 
     def batch(self, draws: list[Draw]) -> Batch:
         """Return one batch."""
-        return self._batch(draws, self._images(draws))
+        return self._batch(draws, *self._seen(draws))
 
-    def _batch(self, draws: list[Draw], images: Latents | torch.Tensor) -> Batch:
+    def _batch(self, draws: list[Draw], images: Latents | torch.Tensor, mask: torch.Tensor | None) -> Batch:
         items = [self.items[draw.item] for draw in draws]
         captions = [caption_of(item, draw) for item, draw in zip(items, draws, strict=True)]
         sizes = torch.tensor([_sizes(item, draw) for item, draw in zip(items, draws, strict=True)])
@@ -81,11 +83,23 @@ class Loader:
             pixels=None if isinstance(images, Latents) else images,
             conditioning=self._conditioning(captions, sizes) if self.texts else None,
             tokens=self.tokenize(captions) if self.tokenize and not self.texts else None,
+            mask=mask,
         )
 
     def _conditioning(self, captions: list[str], sizes: torch.Tensor) -> Conditioning:
         assert self.texts
         return self.texts.stack([self.texts.get(caption, self.memory) for caption in captions], sizes)
+
+    def _seen(self, draws: list[Draw]) -> tuple[Latents | torch.Tensor, torch.Tensor | None]:
+        return self._images(draws), self._mask(draws)
+
+    def _mask(self, draws: list[Draw]) -> torch.Tensor | None:
+        """(B, 1, h, w), or None if no picture of the batch has a mask; the others weigh 1 everywhere."""
+        found = [self.masks.weights(self.items[draw.item], draw) if self.masks else None for draw in draws]
+        shape = next((weights.shape for weights in found if weights is not None), None)
+        if shape is None:
+            return None
+        return torch.stack([torch.ones(shape) if weights is None else weights for weights in found])
 
     def _images(self, draws: list[Draw]) -> Latents | torch.Tensor:
         if self.latents:
@@ -126,6 +140,18 @@ def check_images(items: Sequence[Item], cache: Cache, threads: int = 2) -> Itera
         if problem:
             problems[sample.file] = problem
         yield Filling(done, len(samples), tuple(problems.values()), frozenset(problems))
+
+
+def check_masks(items: Sequence[Item], masks: Masks, threads: int = 2) -> Iterator[Filling]:
+    """Decode every mask once, so that no broken one stops the run; their images are left out."""
+    uses = [(item, Draw(0, flip)) for item in items if item.mask for flip in item.flips]
+    problems: dict[Path, Problem] = {}
+    yield Filling(0, len(uses))
+    faults = ahead(lambda use: _mask_fault(masks, *use), uses, threads)
+    for done, ((item, _), problem) in enumerate(faults, 1):
+        if problem:
+            problems[item.sample.file] = problem
+        yield Filling(done, len(uses), tuple(problems.values()), frozenset(problems))
 
 
 def fill_latents(
@@ -217,6 +243,14 @@ def _verdict(sample: Sample, cache: Cache) -> Problem | None:
         return verify(sample)
     is_sound = cache.fact(sample.file, "decodes", lambda _: "no" if verify(sample) else "yes") == "yes"
     return None if is_sound else verify(sample)
+
+
+def _mask_fault(masks: Masks, item: Item, draw: Draw) -> Problem | None:
+    try:
+        masks.weights(item, draw)
+    except BadImage as error:
+        return problem_of(item.sample, error)
+    return None
 
 
 def _by_bucket(missing: Mapping[str, list[tuple[Item, bool]]], batch_size: int) -> list[list[str]]:

@@ -113,7 +113,7 @@ def class_items(
     """Return class images as items: no repeats of their own, no trigger, captions left to no chance."""
     if census is None:
         return ()
-    as_they_stand = DataSection(**{name: getattr(data, name) for name in SHARED})
+    as_they_stand = DataSection(masks="off", **{name: getattr(data, name) for name in SHARED})
     items = plan_items(census.samples, as_they_stand, resolutions)
     return tuple(replace(item, repeats=0, weight=section.weight) for item in items)
 

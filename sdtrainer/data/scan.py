@@ -14,6 +14,7 @@ from ..section import UserError
 from .census import Census, Problem, Sample
 from .frames import framed
 from .images import EXTENSIONS, UNREAD_EXTENSIONS, BadImage, read_header
+from .masks import MaskFiles
 from .overlay import Overlay
 from .section import DataSection
 from .sources import FROM_FOLDER_NAME, Captions, kohya_folder
@@ -30,7 +31,8 @@ def scan(folder: Path, section: DataSection, overlay: Overlay | None = None) -> 
     root = _checked(folder)
     problems: list[Problem] = []
     files = walk(root, problems)
-    images = [found for found in files if found.extension in EXTENSIONS]
+    masks = MaskFiles(root, [found for found in files if found.extension in EXTENSIONS], section, overlay)
+    images = masks.pictures
     captions = Captions(root, files, images, section.caption_from, overlay)
     samples = [sample for found in images if (sample := _sample(root, found, captions, problems))]
     problems += [_unread(found) for found in files if found.extension in UNREAD_EXTENSIONS]
@@ -38,7 +40,8 @@ def scan(folder: Path, section: DataSection, overlay: Overlay | None = None) -> 
     problems += captions.problems(samples)
     if not samples:
         raise _nothing_usable(root, problems)
-    return Census(root, tuple(framed(samples, overlay)), tuple(problems), _layout(samples))
+    samples = list(framed(masks.given(samples, problems), overlay))
+    return Census(root, tuple(samples), tuple(problems), _layout(samples))
 
 
 def _checked(folder: Path) -> Path:
@@ -123,7 +126,9 @@ def _layout(samples: Sequence[Sample]) -> str:
         where = _count(len(kohya), "kohya folder")
         if others := len(folders - kohya):
             where += f" and {others} more"
-    return f"{_count(len(samples), 'image')} in {where}, {_sources(samples)}"
+    num_masked = sum(sample.mask is not None for sample in samples)
+    masked = f", {_count(num_masked, 'mask')}" if num_masked else ""
+    return f"{_count(len(samples), 'image')} in {where}, {_sources(samples)}{masked}"
 
 
 def _sources(samples: Iterable[Sample]) -> str:

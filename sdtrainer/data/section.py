@@ -191,6 +191,34 @@ class DataSection(Section):
         " sharper but teaches less detail.",
     )
 
+    masks: Literal["auto", "alpha", "off"] = knob(
+        "auto",
+        "Masks",
+        "Teach only what a mask shows white: auto takes masks made here, files named like"
+        " photo-masklabel.png, and a folder named masks beside the pictures; alpha also takes the"
+        " transparency of the pictures.",
+    )
+    mask_folder: str = knob(
+        "",
+        "Mask folder",
+        "A folder of masks that lies elsewhere, each named like its picture; empty for none.",
+        is_path=True,
+    )
+    unmasked_weight: float = knob(
+        0.1,
+        "Weight outside the mask",
+        "How much the rest of a masked picture still counts; 0 ignores it, and the model may then draw"
+        " anything there, 1 is as if there were no mask.",
+        ge=0,
+        le=1,
+    )
+    even_masks: bool = knob(
+        False,
+        "Even out masks",
+        "Let a picture with a small mask count as much as one with a large mask; tiny masks then weigh"
+        " heavily at every place.",
+    )
+
     @field_validator("background")
     @classmethod
     def _is_colour(cls, value: str) -> str:

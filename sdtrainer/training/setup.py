@@ -20,7 +20,8 @@ from .. import families, fitting, optim, planner, storage
 from ..data.cache import Cache
 from ..data.census import Census
 from ..data.items import Item, captions_of, plan_items
-from ..data.loading import Filling, Loader, check_images, fill_latents, fill_text, without
+from ..data.loading import Filling, Loader, check_images, check_masks, fill_latents, fill_text, without
+from ..data.masks import Masks
 from ..data.prior import class_items
 from ..data.section import DataSection
 from ..data.stores import LatentStore, TextStore
@@ -143,6 +144,8 @@ def prepare(
     if draft.validation is not None:
         unvaried = plan_items(draft.validation.samples, _plain(plan.config.data), plan.resolutions)
         held_out = yield from _loader(unvaried, making)
+        if held_out.masks:
+            yield Said("info", "The validation loss goes by the masks of the held-out pictures.")
     seed, rank, world = plan.config.train.seed, accelerator.process_index, accelerator.num_processes
     feed = Feed(loader, plan.batch_size, seed, rank, world)
     yield PhaseBegan("train", f"Teaching with {method.title}")
@@ -301,7 +304,13 @@ def _loader(items: tuple[Item, ...], making: _Making) -> Generator[Event, None, 
     filling = yield from _told(looking, "images")
     for problem in filling.problems:
         yield Said("warning", f"{problem.file} is left out: {problem.sentence}")
-    items = _readable(items, filling)
+    items, masks = _readable(items, filling), None
+    if any(item.mask for item in items):
+        masks = Masks(plan.facts.pixels_per_latent)
+        checked = yield from _told(check_masks(items, masks), "masks")
+        for problem in checked.problems:
+            yield Said("warning", f"{problem.file} is left out: {problem.sentence}")
+        items = _readable(items, checked)
     if plan.cache_text:
         yield from _told(fill_text(captions_of(items), stores.texts, encoding.encode_text), "captions")
     yield from encoding.warnings()
@@ -310,6 +319,7 @@ def _loader(items: tuple[Item, ...], making: _Making) -> Generator[Event, None, 
         stores.latents if plan.cache_latents else None,
         stores.texts if plan.cache_text else None,
         None if plan.cache_text else encoding.tokenize,
+        masks,
         keep_bytes=psutil.virtual_memory().available // 4,
     )
 

@@ -37,7 +37,7 @@ class TrainStep(torch.nn.Module):
     def forward(self, batch: Batch, generator: torch.Generator, text_learns: bool = True) -> torch.Tensor:
         noised = batch.noised or self.noised(batch, generator)
         prediction = self.family.predict(self.parts, noised, self.conditioning(batch, text_learns))
-        error = diffusion.error(prediction, noised.target, self.plan.config.noise)
+        error = diffusion.error(prediction, noised.target, self.plan.config.noise, batch.mask)
         losses = batch.weight * noised.weight * error
         penalty = self.method.penalty(self.parts, self.plan.config.method)
         return losses if penalty is None else losses + penalty

@@ -21,7 +21,7 @@ BANDS = 4
 
 
 def validation_loss(training: Training, batch_parts: int) -> float:
-    """Return the mean squared error over all held-out images and bands, unweighted."""
+    """Return the mean squared error over all held-out images and bands, weighted by their masks alone."""
     plan, loader = training.plan, training.held_out
     assert loader is not None
     module = training.accelerator.unwrap_model(training.step_module)
@@ -37,15 +37,16 @@ def fixed_loss(step: TrainStep, batches: Iterable[Batch], batch_parts: int = 1) 
     with torch.no_grad(), evaluating(step.parts):
         for number, on_cpu in enumerate(batches):
             batch = to_device(on_cpu, device)
-            told = [step.conditioning(part) for part in divided(batch, batch_parts)]
+            parts = divided(batch, batch_parts)
+            told, masks = [step.conditioning(part) for part in parts], [part.mask for part in parts]
             for band in range(BANDS):
                 generator = torch.Generator(device).manual_seed(seed_of("validation", number, band))
                 latents = step.latents(batch, generator)
                 section = _band(band)
                 noised = step.family.noise(step.parts, latents, generator, section)
-                for part, conditioning in zip(divided(noised, batch_parts), told, strict=True):
+                for part, conditioning, mask in zip(divided(noised, batch_parts), told, masks, strict=True):
                     prediction = step.family.predict(step.parts, part, conditioning)
-                    errors.append(diffusion.error(prediction, part.target, section))
+                    errors.append(diffusion.error(prediction, part.target, section, mask))
     return torch.cat(errors).mean().item()
 
 
