@@ -66,6 +66,7 @@ class Chore:
 CHORES: Mapping[str, Chore] = {
     chore.verb: chore
     for chore in (
+        Chore("captions", "change many captions at once, or undo that", "recaption", ("folder", "do")),
         Chore("inspect", "say what a model or adapter file is", "toolbox.inspect", ("file",)),
         Chore("edit", "change what a file says of itself", "toolbox.edit", ("file",)),
         Chore("like", "print the settings that a file was trained with", "toolbox.like", ("file",)),

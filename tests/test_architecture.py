@@ -30,6 +30,7 @@ ORDER = (
     "config",
     "frozen",
     "workspace",
+    "recaption",
     "savings",
     "presets plan trackers",
     "decisions",

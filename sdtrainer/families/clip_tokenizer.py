@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,26 @@ def _read(texts: Mapping[str, str]) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer_files.write(texts, Path(folder))
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+@functools.cache
+def shared() -> Any:
+    """Return the one tokenizer for counting, made at its first use."""
+    return clip_tokenizer()
+
+
+def count_tokens(captions: Sequence[str]) -> list[int]:
+    """Return how many tokens each caption has, without start and end."""
+    read = (
+        shared()(list(captions), add_special_tokens=False, verbose=False) if captions else {"input_ids": []}
+    )
+    return [len(ids) for ids in read["input_ids"]]
+
+
+def window_starts(caption: str, tokens: int) -> list[int]:
+    """Return at which letters of a caption each further window of so many tokens begins."""
+    read = shared()(caption, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return [start for start, _ in read["offset_mapping"][tokens::tokens]]
 
 
 def vocabulary(merges: list[str]) -> dict[str, int]:
