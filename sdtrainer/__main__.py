@@ -20,7 +20,6 @@ VERBS = {
     "train": "train a run file, or go on with a run folder",
     "plan": "show what a run file would do",
     "demo": "teach the starter model a new character, and show it",
-    "sample": "draw with a run's result or an adapter file",
     "show": "print every setting",
     "compare": "train every method on the starter, and say which is for what",
     "bench": "measure this machine",

@@ -67,6 +67,7 @@ CHORES: Mapping[str, Chore] = {
     chore.verb: chore
     for chore in (
         Chore("captions", "change many captions at once, or undo that", "recaption", ("folder", "do")),
+        Chore("sample", "draw with any model and adapters", "toolbox.sample", ("what",), needs_card=True),
         Chore("inspect", "say what a model or adapter file is", "toolbox.inspect", ("file",)),
         Chore("edit", "change what a file says of itself", "toolbox.edit", ("file",)),
         Chore("like", "print the settings that a file was trained with", "toolbox.like", ("file",)),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import events, families, methods, probe
 from .config import Config, build, parse
@@ -12,8 +16,12 @@ from .families import BaseSection
 from .formats import legacy_pt
 from .formats.safetensors_file import read_header
 from .sample import Sampler
+from .seams import Family, Parts
 from .section import UserError
 from .workspace import RunFolder
+
+if TYPE_CHECKING:
+    import torch
 
 
 def exported_file(folder: RunFolder) -> Path:
@@ -34,15 +42,48 @@ def config_inside(file: Path) -> Config | None:
     return build(parse(text, file.name), file.name) if text else None
 
 
-def sampler(
-    base: BaseSection, adapter: Path | None = None, strength: float = 1.0, zero_terminal_snr: bool = False
-) -> Sampler:
-    """Load a base model as its settings say, with an adapter file on it at a strength, ready to draw.
+@dataclass(frozen=True)
+class Worn:
+    """An adapter file at a strength; at 0 it is left off."""
 
-    With `zero_terminal_snr` it starts from pure noise, as it was trained with that setting.
+    file: Path
+    strength: float = 1.0
+
+
+@dataclass
+class Loaded:
+    """A base model in main memory, ready to wear adapters. `autocast` is None where all is fp32."""
+
+    family: Family
+    parts: Parts
+    device: str
+    autocast: torch.dtype | None
+
+    def wearing(self, worn: Sequence[Worn], is_last: bool = True) -> Sampler:
+        """Return a sampler with these adapters on. Unless this is the last time, the model itself stays as it
+        is, and a copy wears them.
+
+        Raises:
+            UserError: a file does not fit this base, or is no adapter.
+        """
+        parts = self.parts if is_last else _copied(self.parts)
+        for module in parts.modules.values():
+            module.to(self.device)
+        if parts.facts.is_undecided:
+            found = probe.ask(self.family, parts, self.device, self.autocast)
+            parts.facts = self.parts.facts = found.of(parts.facts)
+        for one in worn:
+            if one.strength:
+                methods.recognise(one.file).put_on(parts, one.file, one.strength)
+        return Sampler(self.family, parts, self.device, self.autocast)
+
+
+def load(base: BaseSection, zero_terminal_snr: bool = False) -> Loaded:
+    """Load a base model as its settings say. With `zero_terminal_snr` it starts from pure noise, as it was
+    trained with that setting.
 
     Raises:
-        UserError: the base is not found, or the file does not fit it.
+        UserError: it is not found.
     """
     import torch
 
@@ -54,13 +95,18 @@ def sampler(
     facts = with_prediction(families.recognise(base), base)
     family = families.family_of(facts)
     parts = family.load(facts, facts.parts, {p: torch.float32 if p == "vae" else dtype for p in facts.parts})
-    autocast = None if dtype is torch.float32 else dtype
-    for module in parts.modules.values():
-        module.to(machine.device)
-    if facts.is_undecided:
-        parts.facts = probe.ask(family, parts, machine.device, autocast).of(facts)
     if zero_terminal_snr:
         parts.schedule = parts.schedule.rescaled()
-    if adapter is not None:
-        methods.recognise(adapter).put_on(parts, adapter, strength)
-    return Sampler(family, parts, machine.device, autocast)
+    return Loaded(family, parts, machine.device, None if dtype is torch.float32 else dtype)
+
+
+def sampler(
+    base: BaseSection, adapter: Path | None = None, strength: float = 1.0, zero_terminal_snr: bool = False
+) -> Sampler:
+    """Load a base model with an adapter file on it at a strength, ready to draw. Raises UserError."""
+    return load(base, zero_terminal_snr).wearing([Worn(adapter, strength)] if adapter else [])
+
+
+def _copied(parts: Parts) -> Parts:
+    """All but the VAE, which no adapter changes."""
+    return copy.deepcopy(parts, {id(parts.vae): parts.vae})

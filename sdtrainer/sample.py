@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from . import samplers
 from .data.captions import chunks_needed
 from .seams import DENOISER, VAE, Family, Parts
+from .section import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,6 +44,25 @@ class Sampler:
         self.family, self.parts, self.device, self.autocast = family, parts, device, autocast
         self.pipeline = family.pipeline(parts)
         self.pipeline.set_progress_bar_config(disable=True)
+
+    @property
+    def sampler_name(self) -> str:
+        """A1111's name for the way from noise to a picture."""
+        return samplers.name_of(self.pipeline.scheduler)
+
+    def use(self, name: str) -> None:
+        """Go another way.
+
+        Raises:
+            UserError: the model is not drawn so.
+        """
+        if self.parts.facts.prediction_type == "flow":
+            raise UserError(
+                f"Sampler: {self.parts.facts.title} is not drawn with {name}.",
+                f"Choose '{samplers.OWN}'.",
+                "sampler",
+            )
+        self.pipeline.scheduler = samplers.made(name, self.pipeline.scheduler)
 
     def draw(self, request: Request, bring: Bring | None = None, is_tiled: bool = False) -> Image:
         """Return the picture. Same request, same weights: same picture; the global random state is left

@@ -42,6 +42,11 @@ class Workspace:
         return self.root / "measurements"
 
     @property
+    def drawings(self) -> Path:
+        """Pictures that were drawn to try something."""
+        return self.root / "drawings"
+
+    @property
     def uploads(self) -> Path:
         return self.root / "uploads"
 

@@ -39,6 +39,7 @@ ORDER = (
     "planner memory",
     "storage fitting",
     "classics",
+    "samplers",
     "sample probe",
     "verdict result",
     "training",

@@ -65,7 +65,7 @@ def test_no_verb_prints_the_usage(capsys: Output) -> None:
         (("train", "--bogus"), "unrecognized arguments: --bogus"),
         (("plan",), "the following arguments are required"),
         (("show", "more"), "unrecognized arguments: more"),
-        (("sample", "no-such-file", "--prompt", "x"), "There is no run folder or file"),
+        (("sample", "no-such-file", "--prompt", "x"), "there is nothing at"),
     ],
 )
 def test_bad_words_are_one_line_and_exit_code_2(

@@ -41,7 +41,7 @@ def _arguments(chore: Chore) -> argparse.ArgumentParser:
     arguments = parser(chore.verb)
     known = fields(chore.settings)
     for name in chore.plain:
-        many = {"nargs": "+"} if get_origin(known[name].annotation) is list else {}
+        many = {"nargs": "*"} if get_origin(known[name].annotation) is list else {}
         arguments.add_argument(name, help=_help(known[name]), **many)
     for name, knob in known.items():
         if name not in chore.plain:
@@ -60,7 +60,7 @@ def _kind(knob: Knob) -> dict[str, Any]:
     if knob.annotation is bool:
         return {"action": argparse.BooleanOptionalAction}
     if get_origin(knob.annotation) is list:
-        return {"nargs": "*", "type": _as(get_args(knob.annotation)[0])}
+        return {"nargs": "*", "action": "extend", "type": _as(get_args(knob.annotation)[0])}
     return {"type": _as(knob.annotation)}
 
 
