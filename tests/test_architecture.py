@@ -44,6 +44,7 @@ ORDER = (
     "verdict result",
     "training",
     "trace",
+    "captioners",
     "job console chores",
     "toolbox",
     "compare bench",

@@ -21,7 +21,7 @@ MAX_REPEATS = 999
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 TEXT_FIELDS = ("text", "caption")
 
-_CAMERA_WORDS = frozenset(
+CAMERA_WORDS = frozenset(
     word
     for line in (
         "img image photo photos picture pic dsc dscn dscf pxl mvimg wp whatsapp screenshot screen shot scan",
@@ -89,7 +89,7 @@ def caption_of_name(stem: str) -> str:
 def describes(stem: str) -> bool:
     """Tell whether a file name is a description and no camera's number: two words that no camera writes."""
     name = caption_of_name(stem)
-    words = [word for word in re.findall(r"[^\W\d_]+", name) if word.casefold() not in _CAMERA_WORDS]
+    words = [word for word in re.findall(r"[^\W\d_]+", name) if word.casefold() not in CAMERA_WORDS]
     return not re.search(r"\d", name) and len(words) >= 2 and max(map(len, words)) >= 3
 
 

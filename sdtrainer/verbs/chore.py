@@ -52,7 +52,9 @@ def _arguments(chore: Chore) -> argparse.ArgumentParser:
 
 
 def _help(knob: Knob) -> str:
-    return knob.help.replace("%", "%%")
+    known = ", ".join(map(str, knob.choices))
+    choices = f" One of {known}; {knob.default} if not given." if known else ""
+    return (knob.help + choices).replace("%", "%%")
 
 
 def _kind(knob: Knob) -> dict[str, Any]:
