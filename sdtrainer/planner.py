@@ -18,6 +18,7 @@ from .advice import advise
 from .config import Config
 from .data import prior
 from .data.census import Census, split
+from .data.index import index_for
 from .data.items import max_chunks, plan_items
 from .data.overlay import overlay_for
 from .data.scan import scan
@@ -145,7 +146,7 @@ _CENSUSES = TypeAdapter(list[Census | None])
 def _scan(folder: str, config: Config, workspace: Workspace, setting: str = "data.folder") -> Census:
     path = resolve_images(folder)
     try:
-        return scan(path, config.data, overlay_for(workspace.root, path))
+        return scan(path, config.data, overlay_for(workspace.root, path), index_for(workspace.root, path))
     except UserError as error:
         raise UserError(error.what, error.hint, setting) from error
 

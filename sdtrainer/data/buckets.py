@@ -7,6 +7,7 @@ as any other.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -126,6 +127,7 @@ def bucket_sizes(resolution: int, step: int, min_side: int, max_side: int) -> tu
     return tuple(sorted(sizes))
 
 
+@functools.lru_cache(4096)  # thousands of images have few sizes
 def assign(width: int, height: int, table: Table, upscale: bool) -> Size:
     """Return the bucket for an image: the nearest aspect ratio, compared as logarithms so that portrait and
     landscape are treated alike. Without `upscale`, an image that cannot fill it gets a bucket of its own,

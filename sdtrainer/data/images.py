@@ -6,11 +6,12 @@ Owns every call into Pillow's decoders. `read_header` decodes nothing; `open_rgb
 
 from __future__ import annotations
 
+import functools
+import io
 import os
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, UnidentifiedImageError
@@ -80,14 +81,20 @@ class BadImage(UserError):
         self.kind: Kind = kind
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a file says about itself. `width`, `height` are as seen, after EXIF orientation."""
+class Header(NamedTuple):
+    """What a file says about itself. `width`, `height` are as seen, after EXIF orientation.
+
+    `mode` is Pillow's; `profile` names the colour profile, empty for none or sRGB.
+    """
 
     width: int
     height: int
     format: str
     is_animated: bool
+    mode: str = "RGB"
+    has_alpha: bool = False
+    is_turned: bool = False
+    profile: str = ""
 
 
 def read_header(path: Path) -> Header:
@@ -98,11 +105,16 @@ def read_header(path: Path) -> Header:
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size[::-1] if _turn(image) in SWAPPING else image.size
+            turn, mode = _turn(image), image.mode
+            width, height = image.size[::-1] if turn in SWAPPING else image.size
             is_animated = image.format in MOVING_FORMATS and bool(getattr(image, "is_animated", False))
+            has_alpha = image.has_transparency_data
+            profile = _profile(image.info.get("icc_profile") or b"")
             if not _ends_well(path, image.format or ""):
                 image.load()
-            return Header(width, height, image.format or "", is_animated)
+            return Header(
+                width, height, image.format or "", is_animated, mode, has_alpha, turn is not None, profile
+            )
     except Exception as error:  # Pillow's decoders raise nearly anything on corrupt files
         raise bad_image(path, error) from error
 
@@ -238,6 +250,20 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode == "F" and brightest <= 1:
         full = 1.0
     return Image.fromarray((values / full * 255).clip(0, 255).round().astype(np.uint8))
+
+
+@functools.lru_cache(64)
+def _profile(content: bytes) -> str:
+    """Return the name of a colour profile, or nothing where colours mean what they do without one."""
+    from PIL import ImageCms
+
+    if not content:
+        return ""
+    try:
+        name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(content))).strip()
+    except Exception:  # damaged profiles are common, and viewers ignore them
+        return ""
+    return "" if "srgb" in name.lower() else name[:80] or "unnamed"
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -59,7 +59,7 @@ class MaskFiles:
             if mask and mask != sample.file and (fault := _fault(mask, (sample.width, sample.height))):
                 problems.append(Problem(sample.path, "mask", fault, "warning"))
                 mask = None
-            yield replace(sample, mask=mask)
+            yield replace(sample, mask=mask) if mask else sample
 
     def _of(self, sample: Sample) -> Path | None:
         if self.overlay and (name := self.overlay.entry("masks", sample.path)):

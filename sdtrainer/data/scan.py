@@ -5,6 +5,8 @@ A bad file is reported, never fatal.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +15,8 @@ from pathlib import Path
 from ..section import UserError
 from .census import Census, Problem, Sample
 from .frames import framed
-from .images import EXTENSIONS, UNREAD_EXTENSIONS, BadImage, read_header
+from .images import EXTENSIONS, UNREAD_EXTENSIONS, BadImage, Header, read_header
+from .index import Index, Known
 from .masks import MaskFiles
 from .overlay import Overlay
 from .section import DataSection
@@ -22,19 +25,30 @@ from .texts import MAX_REPEATS
 from .walk import Found, walk
 
 
-def scan(folder: Path, section: DataSection, overlay: Overlay | None = None) -> Census:
-    """Return what `folder` holds, in natural order.
+def scan(
+    folder: Path, section: DataSection, overlay: Overlay | None = None, index: Index | None = None
+) -> Census:
+    """Return what `folder` holds, in natural order. With an index only new and changed files are opened.
 
     Captions in auto mode come from the app's edits, text files, metadata tables, then kohya folder names,
     then file names if most are descriptions. Raises UserError if there is no folder or no usable image in it.
     """
     root = _checked(folder)
+    with _without_collecting():
+        return _read(root, section, overlay, index)
+
+
+def _read(root: Path, section: DataSection, overlay: Overlay | None, index: Index | None) -> Census:
     problems: list[Problem] = []
     files = walk(root, problems)
     masks = MaskFiles(root, [found for found in files if found.extension in EXTENSIONS], section, overlay)
     images = masks.pictures
-    captions = Captions(root, files, images, section.caption_from, overlay)
-    samples = [sample for found in images if (sample := _sample(root, found, captions, problems))]
+    headers, texts = Known(index, "header"), Known(index, "caption")
+    captions = Captions(root, files, images, section.caption_from, overlay, texts)
+    samples = [s for found in images if (s := _sample(root, found, captions, headers, problems))]
+    there = {found.path for found in files}
+    headers.close(there)
+    texts.close(there)
     problems += [_unread(found) for found in files if found.extension in UNREAD_EXTENSIONS]
     problems += _name_problems(images)
     problems += captions.problems(samples)
@@ -42,6 +56,18 @@ def scan(folder: Path, section: DataSection, overlay: Overlay | None = None) -> 
         raise _nothing_usable(root, problems)
     samples = list(framed(masks.given(samples, problems), overlay))
     return Census(root, tuple(samples), tuple(problems), _layout(samples))
+
+
+@contextlib.contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Hold off the garbage collector, which would look through all samples again each time some came."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _checked(folder: Path) -> Path:
@@ -67,7 +93,21 @@ def _nothing_usable(root: Path, problems: Sequence[Problem]) -> UserError:
     return UserError(what, "Put PNG, JPEG or WebP images into it, or choose another folder.", "data.folder")
 
 
-def _sample(root: Path, found: Found, captions: Captions, problems: list[Problem]) -> Sample | None:
+def header_of(root: Path, found: Found, known: Known) -> Header:
+    """Return the header of a file, remembered if it is sound: a bad file is looked at anew.
+
+    Raises: BadImage.
+    """
+    if (values := known.get(found)) is not None:
+        return Header(*values)
+    header = read_header(root / found.path)
+    known.put(found, header)
+    return header
+
+
+def _sample(
+    root: Path, found: Found, captions: Captions, headers: Known, problems: list[Problem]
+) -> Sample | None:
     """Return the image as a sample, or None after saying why not."""
     repeats, class_word = kohya_folder(root, found.folder) or (1, "")
     if repeats == 0:
@@ -77,7 +117,7 @@ def _sample(root: Path, found: Found, captions: Captions, problems: list[Problem
         problems.append(Problem(found.path, "empty file", "The file is empty; copy it anew.", "skipped"))
         return None
     try:
-        header = read_header(root / found.path)
+        header = header_of(root, found, headers)
     except BadImage as error:
         problems.append(Problem(found.path, error.kind, str(error), "skipped"))
         return None
@@ -103,14 +143,16 @@ def _unread(found: Found) -> Problem:
 
 
 def _name_problems(images: Sequence[Found]) -> Iterator[Problem]:
+    stems = [found.path[: len(found.path) - len(found.extension)] for found in images]
     by_stem = defaultdict(list)
-    for found in images:
-        by_stem[found.folder, found.stem].append(found)
+    shared = {stem for stem, count in Counter(stems).items() if count > 1}
+    for found, stem in zip(images, stems, strict=True):
+        if stem in shared:
+            by_stem[stem].append(found)
     for group in by_stem.values():
-        if len(group) > 1:
-            names = " and ".join(found.name for found in group)
-            sentence = f"{names} share a name, and so one caption file; all are used."
-            yield Problem(group[0].path, "duplicate name", sentence, "warning")
+        names = " and ".join(found.name for found in group)
+        sentence = f"{names} share a name, and so one caption file; all are used."
+        yield Problem(group[0].path, "duplicate name", sentence, "warning")
     for folder in dict.fromkeys(found.folder for found in images):
         number = posixpath.basename(folder).partition("_")[0]
         if "_" in folder and number.isdecimal() and int(number) > MAX_REPEATS:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 
 from .census import Kind, Problem, Sample
+from .index import Known
 from .overlay import Overlay
 from .section import CaptionSource
 from .texts import (
@@ -26,6 +28,7 @@ FROM_APP, FROM_FILE_NAME, FROM_FOLDER_NAME = "the app", "file names", "folder na
 TEXT_EXTENSIONS = (".txt", ".caption")
 
 
+@functools.lru_cache(4096)
 def kohya_folder(root: Path, folder: str) -> tuple[int, str] | None:
     """Return (repeats, class word) of the nearest folder named as kohya's trainer wants it."""
     names = [root.name, *folder.split("/")]
@@ -42,8 +45,9 @@ class Captions:
         images: Sequence[Found],
         mode: CaptionSource,
         overlay: Overlay | None,
+        known: Known,
     ) -> None:
-        self.root, self.mode, self.overlay = root, mode, overlay
+        self.root, self.mode, self.overlay, self._known = root, mode, overlay, known
         self._problems: list[Problem] = []
         self._texts: dict[str, Found] = {}
         self._metadata: dict[str, tuple[str, str]] = {}
@@ -56,13 +60,18 @@ class Captions:
             for found in files:
                 if found.name.lower() in METADATA_NAMES:
                     self._take_metadata(found, known)
-        self._used = {text.path for found in images if (text := self._text_of(found))}
+        texts_of = {found.path: self._find_text(found) for found in images} if self._texts else {}
+        self._text_of = {path: text for path, text in texts_of.items() if text}
+        self._used = {text.path for text in self._text_of.values()}
         # Names are captions only where nothing better is: else a forgotten text file would go unseen.
         has_better = bool(
             self._used or self._metadata or any(kohya_folder(root, found.folder) for found in images)
         )
-        num_described = sum(describes(found.stem) for found in images)
-        self._auto_names = mode == "auto" and not has_better and 2 * num_described >= len(images)
+        self._auto_names = (
+            mode == "auto"
+            and not has_better
+            and 2 * sum(describes(found.stem) for found in images) >= len(images)
+        )
 
     def of(self, found: Found) -> tuple[str, str]:
         """Return (caption, where it is from) of one image."""
@@ -71,7 +80,7 @@ class Captions:
         edited = self.overlay.caption(found.path) if self.overlay else None
         if edited is not None:
             return one_line(edited), FROM_APP
-        if text := self._text_of(found):
+        if text := self._text_of.get(found.path):
             return self._read(text), text.extension
         if entry := self._metadata.get(same_path(found.path)):
             return entry
@@ -101,11 +110,11 @@ class Captions:
             return [Problem("", "caption missing", sentence, "warning")]
         return [Problem(s.path, "caption missing", _missing_sentence(s), "warning") for s in bare]
 
-    def _text_of(self, found: Found) -> Found | None:
+    def _find_text(self, found: Found) -> Found | None:
         stem = found.path[: -len(found.extension)]
         names = [base + extension for base in (found.path, stem) for extension in TEXT_EXTENSIONS]
-        spellings = [*names, *(name.casefold() for name in names)]
-        return next((text for name in spellings if (text := self._texts.get(name))), None)
+        as_written = next((self._texts[name] for name in names if name in self._texts), None)
+        return as_written or next((t for name in names if (t := self._texts.get(name.casefold()))), None)
 
     def _read(self, text: Found) -> str:
         if text.num_bytes > MAX_CAPTION_BYTES:
@@ -115,8 +124,12 @@ class Captions:
                 f"It is larger than {MAX_CAPTION_BYTES // 1024} KB, so it is taken for no caption.",
             )
             return ""
+        if (caption := self._known.get(text)) is not None:
+            return str(caption)
         try:
-            return read_caption(self.root / text.path)
+            caption = read_caption(self.root / text.path)
+            self._known.put(text, caption)
+            return caption
         except OSError as error:
             self._warn(text, "caption unreadable", f"It cannot be read: {error.strerror}.")
             return ""

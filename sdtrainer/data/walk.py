@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import re
+import sys
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +17,14 @@ OTHERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN"}
 """Folders that systems put beside images, with copies or thumbnails inside."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Found:
-    """One file. `path` is relative to the folder, with forward slashes."""
+    """One file. `path` is relative to the folder, with forward slashes; `extension` is in small letters."""
 
     path: str
     num_bytes: int
     mtime_ns: int
+    extension: str
 
     @property
     def folder(self) -> str:
@@ -34,58 +36,53 @@ class Found:
 
     @property
     def stem(self) -> str:
-        return posixpath.splitext(self.name)[0]
-
-    @property
-    def extension(self) -> str:
-        return posixpath.splitext(self.path)[1].lower()
+        return self.name[: len(self.name) - len(self.extension)]
 
 
 def walk(root: Path, problems: list[Problem]) -> tuple[Found, ...]:
     """Return every file under `root` (resolved) in natural order; what is left out goes to `problems`."""
-    return tuple(sorted(_files(root, "", problems), key=lambda found: natural_key(found.path)))
+    files: list[Found] = []
+    _walk(root, "", files, problems)
+    return tuple(files)
 
 
-def natural_key(path: str) -> tuple[object, ...]:
-    """Sort image2 before image10, folder by folder; the path itself decides between equals."""
-    parts = [
-        tuple((not piece.isdigit(), _number(piece), piece) for piece in _pieces(p)) for p in path.split("/")
-    ]
-    return (parts, path)
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Sort image2 before image10, in capitals or not; the name itself decides between equals."""
+    composed = name if name.isascii() else unicodedata.normalize("NFC", name)
+    pieces: list[str | int] = [*_DIGITS.split(composed.casefold())]
+    pieces[1::2] = map(int, pieces[1::2])
+    return pieces, name
 
 
-def _pieces(name: str) -> list[str]:
-    return [piece for piece in re.split(r"([0-9]+)", unicodedata.normalize("NFC", name).casefold()) if piece]
+_DIGITS = re.compile(r"([0-9]+)")
 
 
-def _number(piece: str) -> int:
-    return int(piece) if piece.isdecimal() and len(piece) < 100 else 0
-
-
-def _files(root: Path, folder: str, problems: list[Problem]) -> Iterator[Found]:
+def _walk(root: Path, folder: str, files: list[Found], problems: list[Problem]) -> None:
     try:
-        entries = list(os.scandir(root / folder))
+        entries = sorted(os.scandir(root / folder), key=lambda entry: natural_key(entry.name))
     except OSError as error:
         problems.append(
             Problem(folder, "folder", f"This folder cannot be opened: {error.strerror}.", "skipped")
         )
         return
     for entry in entries:
-        path = f"{folder}/{entry.name}" if folder else entry.name
-        if entry.name.startswith(".") or entry.name in OTHERS:
+        name = entry.name
+        path = f"{folder}/{name}" if folder else name
+        if name.startswith(".") or name in OTHERS:
             continue
-        if path != path.encode("utf-8", "replace").decode():
-            readable = path.encode("utf-8", "replace").decode()
+        if not path.isascii() and path != (readable := path.encode("utf-8", "replace").decode()):
             problems.append(
                 Problem(readable, "undecodable", "Its name has broken letters; rename it.", "skipped")
             )
         elif entry.is_symlink() and (fault := _fault_of_link(root, root / path)):
             problems.append(Problem(path, "link", fault, "skipped"))
         elif entry.is_dir():
-            yield from _files(root, path, problems)
+            _walk(root, path, files, problems)
         elif entry.is_file():
-            stat = entry.stat()
-            yield Found(path, stat.st_size, stat.st_mtime_ns)
+            with contextlib.suppress(FileNotFoundError):  # it may go at any moment
+                stat = entry.stat()
+                extension = sys.intern(posixpath.splitext(name)[1].lower())
+                files.append(Found(path, stat.st_size, stat.st_mtime_ns, extension))
 
 
 def _fault_of_link(root: Path, link: Path) -> str:

@@ -1,15 +1,16 @@
 """What would happen if Train were pressed now: the plan for the settings as typed, or what is in the way.
 
-Scanning a folder is remembered for a few seconds, so that typing stays quick with thousands of images.
+What takes long is found out in the background, and remembered for a while: a scanned folder for the longer
+the longer it took, so that typing stays quick with many thousands of images.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .. import config as configs
 from .. import families, plan, planner
@@ -27,8 +28,12 @@ if TYPE_CHECKING:
     from ..fitting import Fit
 
 SCAN_SECONDS = 10.0
+SCANS_APART = 10
+"""A folder is read again after so many times the seconds that it took."""
+SCAN_WAIT_SECONDS = 2.0
 WAIT_SECONDS = 2.0
 KEPT_SECONDS = 60.0
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -52,35 +57,69 @@ class Outlook:
         return self.draft.plan if self.draft else None
 
 
-@dataclass
-class _Asked:
-    """A base model that is being recognised, or was; what was quick is asked anew each time."""
+class _Asked(Generic[Answer]):
+    """A question, found out in the background. `late` is called if that takes longer than the seconds that
+    anyone waits; until then `before` is the best answer there is.
+    """
 
-    base: BaseSection
-    began: float = field(default_factory=time.monotonic)
-    seconds: float = 0.0
-    answer: Facts | UserError | None = None
-    is_answered: threading.Event = field(default_factory=threading.Event)
+    def __init__(
+        self, find: Callable[[], Answer], wait: float, late: Callable[[], None], before: Answer | None = None
+    ) -> None:
+        self._find, self._wait, self._late, self._before = find, wait, late, before
+        self._began, self.seconds = time.monotonic(), 0.0
+        self._answer: Answer | UserError | None = None
+        self._is_answered = threading.Event()
+        threading.Thread(target=self._work, daemon=True).start()
 
-    def is_stale(self) -> bool:
-        is_old = time.monotonic() - self.began - self.seconds > KEPT_SECONDS
-        return self.is_answered.is_set() and (self.seconds < WAIT_SECONDS or is_old)
+    def is_older_than(self, seconds: float) -> bool:
+        """Whether it was answered so long ago."""
+        return self._is_answered.is_set() and time.monotonic() - self._began - self.seconds > seconds
+
+    @property
+    def has_failed(self) -> bool:
+        return isinstance(self._answer, UserError)
+
+    @property
+    def known(self) -> Answer | None:
+        """The newest answer that is there."""
+        return self._before if self._answer is None or isinstance(self._answer, UserError) else self._answer
+
+    def get(self) -> Answer | None:
+        """Wait for the answer; return it, or what is known by then. Raises UserError as finding it did."""
+        self._is_answered.wait(self._wait)
+        if isinstance(self._answer, UserError):
+            raise self._answer
+        return self.known
+
+    def _work(self) -> None:
+        try:
+            self._answer = self._find()
+        except UserError as error:
+            self._answer = error
+        except Exception as error:
+            self._answer = UserError(f"It cannot be read ({error}).", "Check it.")
+        self.seconds = time.monotonic() - self._began
+        self._is_answered.set()
+        if self.seconds > self._wait:
+            self._late()
 
 
 class Looker:
-    """Makes outlooks. `num_answers` counts base models that were recognised after a look had to end."""
+    """Makes outlooks. `num_answers` counts what was found out after a look had to end."""
 
     def __init__(self, workspace: Workspace, access: Access) -> None:
         self._workspace, self._access = workspace, access
-        self._scans: dict[str, tuple[float, Found]] = {}
-        self._asked: dict[str, _Asked] = {}
+        self._scans: dict[str, _Asked[Found]] = {}
+        self._bases: dict[str, _Asked[Facts]] = {}
+        self._drafted: tuple[Any, ...] = ()
+        self._is_old = False
         self.num_answers = 0
         self._lock = threading.Lock()
 
     def forget(self) -> None:
         """Scan again at the next look: captions or files were changed."""
-        self._scans.clear()
-        self._asked.clear()
+        self._is_old = True
+        self._bases.clear()
 
     def look(self, values: Mapping[str, Any], machine: Machine) -> Outlook:
         """Find out as much as the settings allow: a wrong base model still lets the images be seen."""
@@ -106,48 +145,72 @@ class Looker:
             return replace(seen, error=errors[-1])
         assert seen.facts
         try:
-            return replace(seen, draft=planner.decide(config, seen.facts, found, self._workspace, machine))
+            return replace(seen, draft=self._decide(config, seen.facts, found, machine))
         except UserError as error:
             return replace(seen, error=error)
 
+    def _decide(self, config: Config, facts: Facts, found: Found, machine: Machine) -> Draft:
+        """Decide, unless this was the last thing decided: with many images it takes a moment."""
+        key = (config, facts, machine)
+        last = self._drafted
+        if last and last[0] is found and last[1] == key:
+            return last[2]
+        made = planner.decide(config, facts, found, self._workspace, machine)
+        self._drafted = (found, key, made)
+        return made
+
     def _recognise(self, base: BaseSection) -> Facts:
         """Recognise the base model without waiting long: a hub that does not answer is asked in the
-        background, and what it said is remembered for a while.
+        background, and what it said is remembered for a while. What was quick is asked anew each time.
         """
         key = base.model_dump_json()
         with self._lock:
-            asked = self._asked.get(key)
-            if asked is None or asked.is_stale():
-                asked = self._asked[key] = _Asked(base)
-                threading.Thread(target=self._ask, args=(asked,), daemon=True).start()
-        asked.is_answered.wait(WAIT_SECONDS)
-        if isinstance(asked.answer, Facts):
-            return asked.answer
-        raise asked.answer or UserError(
-            f"Base model: '{base.path}' is being looked up online.",
-            "This takes up to a minute where there is no internet.",
-            "base.path",
-        )
+            asked = self._bases.get(key)
+            if asked is None or asked.is_older_than(0.0 if asked.seconds < WAIT_SECONDS else KEPT_SECONDS):
+                asked = _Asked(lambda: self._facts(base), WAIT_SECONDS, self._count)
+                self._bases[key] = asked
+        found = asked.get()
+        if found is None:
+            raise UserError(
+                f"Base model: '{base.path}' is being looked up online.",
+                "This takes up to a minute where there is no internet.",
+                "base.path",
+            )
+        return found
 
-    def _ask(self, asked: _Asked) -> None:
+    @staticmethod
+    def _facts(base: BaseSection) -> Facts:
         try:
-            asked.answer = families.recognise(asked.base)
-        except UserError as error:
-            asked.answer = error
+            return families.recognise(base)
+        except UserError:
+            raise
         except Exception as error:
-            asked.answer = UserError(f"Base model: it cannot be read ({error}).", "Check it.", "base.path")
-        asked.seconds = time.monotonic() - asked.began
-        asked.is_answered.set()
-        if asked.seconds > WAIT_SECONDS:
-            self.num_answers += 1
+            raise UserError(f"Base model: it cannot be read ({error}).", "Check it.", "base.path") from error
 
     def _scan(self, config: Config) -> Found:
+        """Read the folders without waiting long: while a large one is read anew, what was found before
+        counts.
+        """
         key = f"{config.data.model_dump_json()} {config.train.seed}"
         if config.prior.folder:
             key += config.prior.model_dump_json()
         with self._lock:
-            at, found = self._scans.get(key, (0.0, None))
-            if found is None or time.monotonic() - at > SCAN_SECONDS:
-                found = planner.look(config, self._workspace)
-                self._scans = {key: (time.monotonic(), found)}
+            asked = self._scans.get(key)
+            if asked is None or self._is_old or asked.is_older_than(_lasts(asked)):
+                before, self._is_old = asked.known if asked else None, False
+                find = lambda: planner.look(config, self._workspace)  # noqa: E731
+                asked = _Asked(find, SCAN_WAIT_SECONDS, self._count, before)
+                self._scans = {key: asked}
+        found = asked.get()
+        if found is None:
+            what = f"Image folder: the pictures in '{config.data.folder}' are being counted."
+            raise UserError(what, "Many thousands take up to a minute the first time.", "data.folder")
         return found
+
+    def _count(self) -> None:
+        self.num_answers += 1
+
+
+def _lasts(scan: _Asked[Found]) -> float:
+    """For how many seconds a scan counts; a failed one is made again at the next look."""
+    return 0.0 if scan.has_failed else max(SCAN_SECONDS, SCANS_APART * scan.seconds)

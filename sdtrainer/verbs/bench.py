@@ -1,7 +1,7 @@
-"""bench [--steps N] | bench memory [--only WORDS] | bench settings [RUN.toml]: measure this machine.
+"""bench [--steps N] | bench memory | bench settings [RUN.toml] | bench dataset: measure this machine.
 
 bench alone: the trainer against a bare loop. bench memory: what runs hold, against what was estimated.
-bench settings: what each setting costs on your own model.
+bench settings: what each setting costs on your own model. bench dataset: how long many images take to read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> int:
-    own = {"memory": _memory, "settings": _settings, "cell": _cell}
+    own = {"memory": _memory, "settings": _settings, "dataset": _dataset, "cell": _cell}
     if argv and argv[0] in own:
         return own[argv[0]](argv[1:])
     return _speed(argv)
@@ -144,6 +144,24 @@ def _settings(argv: Sequence[str]) -> int:
     if given.picture:
         files.write_text(given.picture, drawing.bars(outcomes.times(progress.found), "Seconds per step"))
     print(outcomes.as_json(progress.found) if given.json else outcomes.as_text(progress.found), flush=True)
+    return 0
+
+
+def _dataset(argv: Sequence[str]) -> int:
+    from ..bench import dataset, many_images
+
+    arguments = parser("bench")
+    arguments.add_argument("--images", type=int, default=100_000, help="made for this, and removed again")
+    given = arguments.parse_args(argv)
+    if given.images < 1:
+        raise UserError(f"--images is {given.images}.", "Write a number above 0.")
+    with tempfile.TemporaryDirectory() as home:
+        folder, began = Path(home) / "images", time.monotonic()
+        for number in many_images.write(folder, given.images):
+            if time.monotonic() - began > 1 or number == given.images:
+                began = time.monotonic()
+                print(f"{number:,} of {given.images:,} images made", file=sys.stderr, flush=True)
+        print(dataset.as_text(dataset.measure(folder, Workspace(Path(home) / "workspace"))), flush=True)
     return 0
 
 

@@ -1,0 +1,172 @@
+"""The index of a folder: a second reading opens only what changed, and finds what a first one would."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from test_ui_project import wait_for
+
+from sdtrainer import config as configs
+from sdtrainer import planner
+from sdtrainer.__main__ import main
+from sdtrainer.bench import many_images
+from sdtrainer.data import scan as scanning
+from sdtrainer.data import sources
+from sdtrainer.data.images import open_rgb
+from sdtrainer.data.index import Index, Known, index_for
+from sdtrainer.data.scan import scan
+from sdtrainer.data.section import DataSection
+from sdtrainer.data.walk import natural_key, walk
+from sdtrainer.hardware import CPU_ONLY
+from sdtrainer.ui import outlook
+from sdtrainer.ui.access import Access
+from sdtrainer.ui.outlook import Looker
+from sdtrainer.workspace import Workspace
+
+AUTO = DataSection()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    assert list(many_images.write(tmp_path / "many", 60))[-1] == 60
+    return tmp_path / "many"
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that a scan opens."""
+    names: list[str] = []
+    for module, name in ((scanning, "read_header"), (sources, "read_caption")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda path, real=real: (names.append(path.name), real(path))[1])
+    return names
+
+
+def test_a_second_reading_opens_only_what_changed(folder: Path, tmp_path: Path, opened: list[str]) -> None:
+    index = Index(tmp_path / "index.sqlite")
+    first = scan(folder, AUTO, None, index)
+    assert len(opened) == 120 and first == scan(folder, AUTO)
+    opened.clear()
+    assert scan(folder, AUTO, None, index) == first and opened == []
+    (folder / "0000" / "000007.txt").write_text("something else entirely")
+    Image.new("RGB", (30, 20)).save(folder / "0000" / "000004.jpg")
+    changed = scan(folder, AUTO, None, index)
+    assert sorted(opened) == ["000004.jpg", "000007.txt"]
+    assert {s.path: s.caption for s in changed.samples}["0000/000007.png"] == "something else entirely"
+    assert (changed.samples[4].width, changed.samples[4].height) == (30, 20)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_happens_to_a_folder_the_index_agrees_with_it(
+    folder: Path, tmp_path: Path, seed: int
+) -> None:
+    index, rng = Index(tmp_path / "index.sqlite"), random.Random(seed)
+    changes = (
+        lambda file: file.unlink(),
+        lambda file: file.rename(file.with_name(f"renamed {file.name}")),
+        lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+        lambda file: file.write_bytes(b""),
+        lambda file: os.utime(file, ns=(1, 1)),
+    )
+    for _ in range(4):
+        for file in rng.sample(sorted(p for p in folder.rglob("*") if p.is_file()), 6):
+            rng.choice(changes)(file)
+        assert scan(folder, AUTO, None, index) == scan(folder, AUTO)
+    there = {found.path for found in walk(folder, [])}
+    assert {row[0] for row in index.recall("header")} <= there, "what is gone is forgotten"
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "empty", "foreign", "old"])
+def test_a_damaged_index_is_made_anew(folder: Path, tmp_path: Path, opened: list[str], damage: str) -> None:
+    index = Index(tmp_path / "index.sqlite")
+    first = scan(folder, AUTO, None, index)
+    content = index.path.read_bytes()
+    if damage == "old":
+        with sqlite3.connect(index.path) as base:
+            base.execute("PRAGMA user_version = 999")
+        base.close()
+    else:
+        damaged = {"cut": content[:3000], "noise": os.urandom(5000), "empty": b"", "foreign": b"hello"}
+        index.path.write_bytes(damaged[damage])
+    assert scan(folder, AUTO, None, index) == first
+    scan(folder, AUTO, None, index)
+    opened.clear()
+    assert scan(folder, AUTO, None, index) == first and opened == []
+
+
+def test_an_index_in_use_is_done_without(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdtrainer.data.index.BUSY_SECONDS", 0.01)
+    index = Index(tmp_path / "index.sqlite")
+    first = scan(folder, AUTO, None, index)
+    holder = sqlite3.connect(index.path)
+    holder.execute("BEGIN EXCLUSIVE")
+    assert scan(folder, AUTO, None, index) == first
+    holder.close()
+    assert index.recall("header"), "it was not thrown away"
+    assert scan(folder, AUTO, None, Index(tmp_path / "index.sqlite" / "no folder")) == first
+
+
+def test_what_is_no_json_is_not_known(folder: Path, tmp_path: Path) -> None:
+    index, file = Index(tmp_path / "index.sqlite"), walk(folder, [])[0]
+    index.note("header", [(file.path, file.num_bytes, file.mtime_ns, "{torn")])
+    assert Known(index, "header").get(file) is None
+
+
+def test_planning_keeps_the_index_in_the_workspace(workspace: Workspace, folder: Path) -> None:
+    config = configs.build({"data": {"folder": str(folder)}})
+    assert planner.look(config, workspace) == planner.look(config, workspace)
+    index = index_for(workspace.root, folder)
+    assert len(index.recall("header")) == 60 and index.path.is_relative_to(workspace.cache)
+
+
+def test_names_are_sorted_as_a_person_would() -> None:
+    names = ["a2", "a10", "A1", "b", "a", "1", "02", "a1b", "a1", "\u00e41"]
+    assert sorted(names, key=natural_key) == ["1", "02", "a", "A1", "a1", "a1b", "a2", "a10", "b", "\u00e41"]
+
+
+def test_a_large_folder_does_not_hold_up_the_page(
+    workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is read anew, what was found before counts."""
+    monkeypatch.setattr(outlook, "SCAN_WAIT_SECONDS", 0.05)
+    real, slow = planner.look, [True]
+
+    def look(*args):
+        time.sleep(0.2 if slow[0] else 0)
+        return real(*args)
+
+    monkeypatch.setattr("sdtrainer.ui.outlook.planner.look", look)
+    looker = Looker(workspace, Access(workspace))
+    values = {"base": {"path": "starter"}, "data": {"folder": str(folder)}}
+    seen = looker.look(values, CPU_ONLY)
+    assert seen.census is None and seen.error and "being counted" in seen.error.what
+    wait_for(lambda: looker.num_answers == 1)
+    seen = looker.look(values, CPU_ONLY)
+    assert seen.census and len(seen.census.samples) == 60 and seen.plan
+    assert looker.look(values, CPU_ONLY).draft is seen.draft, "decided once"
+    (folder / "0000" / "000007.txt").write_text("new words")
+    looker.forget()
+    assert looker.look(values, CPU_ONLY).census == seen.census, "the one before, while it is read anew"
+    wait_for(lambda: looker.num_answers == 2)
+    assert "new words" in {s.caption for s in looker.look(values, CPU_ONLY).census.samples}
+
+
+def test_generated_images_are_valid_and_all_different(folder: Path) -> None:
+    files = sorted(p for p in folder.rglob("*.*") if p.suffix != ".txt")
+    assert len(files) == 60 == len({file.read_bytes() for file in files})
+    assert {open_rgb(file, "white").size for file in files} == set(many_images.SIZES)
+
+
+def test_reading_many_images_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "dataset", "--images", "150"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("150 images\nfirst reading")
+    assert float(told.split()[-1]) > 1, "the second reading is not quicker"
