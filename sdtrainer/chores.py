@@ -72,6 +72,7 @@ CHORES: Mapping[str, Chore] = {
         Chore("inspect", "say what a model or adapter file is", "toolbox.inspect", ("file",)),
         Chore("edit", "change what a file says of itself", "toolbox.edit", ("file",)),
         Chore("like", "print the settings that a file was trained with", "toolbox.like", ("file",)),
+        Chore("merge", "put adapters into a base model", "toolbox.merge", ("base", "adapters")),
     )
 }
 

@@ -282,7 +282,11 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
 
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-_LISTS = {int: "a list of whole numbers, as in [512, 768]", str: 'a list of texts, as in ["one", "two"]'}
+_LISTS = {
+    int: "a list of whole numbers, as in [512, 768]",
+    float: "a list of numbers, as in [0.8, 1]",
+    str: 'a list of texts, as in ["one", "two"]',
+}
 
 
 def _type_word(annotation: Any) -> str:

@@ -47,6 +47,11 @@ class Workspace:
         return self.root / "drawings"
 
     @property
+    def tools(self) -> Path:
+        """What the toolbox makes, where no other place is named."""
+        return self.root / "tools"
+
+    @property
     def uploads(self) -> Path:
         return self.root / "uploads"
 

@@ -71,7 +71,7 @@ class Deferred:
         assert func is torch.cat, f"{func} is not deferred"
         (pieces,) = args
         return Deferred(
-            torch.cat([_empty(piece) for piece in pieces]),
+            torch.cat([empty(piece) for piece in pieces]),
             lambda: torch.cat([now(piece) for piece in pieces]),
         )
 
@@ -79,6 +79,11 @@ class Deferred:
 def now(tensor: torch.Tensor | Deferred) -> torch.Tensor:
     """Return the tensor with its numbers."""
     return tensor.make() if isinstance(tensor, Deferred) else tensor
+
+
+def empty(tensor: torch.Tensor | Deferred) -> torch.Tensor:
+    """Return the tensor without its numbers."""
+    return tensor.empty if isinstance(tensor, Deferred) else tensor.to("meta")
 
 
 def tensors(path: Path) -> dict[str, Any]:
@@ -107,7 +112,3 @@ def _read(path: Path, info: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
         file.seek(info.start)
         file.readinto(content)
     return torch.frombuffer(content, dtype=dtype).reshape(info.shape)
-
-
-def _empty(tensor: torch.Tensor | Deferred) -> torch.Tensor:
-    return tensor.empty if isinstance(tensor, Deferred) else tensor.to("meta")

@@ -53,7 +53,11 @@ def take(parts: Parts) -> WholeModel:
     """Return the model in these modules, whose tensors are shared, not copied."""
     tokenizers = {name: tokenizer_files.files_of(tokenizer) for name, tokenizer in parts.tokenizers.items()}
     return WholeModel(
-        parts.facts.family, states_of(parts), _configs(parts), tokenizers, unheld_of(parts.facts)
+        parts.facts.family,
+        states_of(parts),
+        configs_of(parts.facts, parts.schedule.has_zero_terminal),
+        tokenizers,
+        unheld_of(parts.facts),
     )
 
 
@@ -270,15 +274,17 @@ def _stored_name(module: torch.nn.Module, name: str) -> str:
     return with_text_model(name) if type(module).__name__.startswith("CLIPText") else name
 
 
-def _configs(parts: Parts) -> dict[str, dict[str, Any]]:
-    """The configs as the base model has them; the scheduler's says what was trained. No path of the disk."""
+def configs_of(facts: Facts, has_zero_terminal: bool) -> dict[str, dict[str, Any]]:
+    """Return the configs as the base model has them; the scheduler's says what is predicted. No path of the
+    disk.
+    """
     configs = {
         name: {k: v for k, v in config.items() if k != "_name_or_path"}
-        for name, config in parts.facts.config.items()
+        for name, config in facts.config.items()
     }
-    if parts.facts.prediction_type != "flow":  # which has schedulers of its own
-        configs[SCHEDULER]["prediction_type"] = parts.facts.prediction_type
-    if parts.schedule.has_zero_terminal:  # of the usual samplers, only DDIM starts from pure noise
+    if facts.prediction_type != "flow":  # which has schedulers of its own
+        configs[SCHEDULER]["prediction_type"] = facts.prediction_type
+    if has_zero_terminal:  # of the usual samplers, only DDIM starts from pure noise
         configs[SCHEDULER] |= {
             "_class_name": "DDIMScheduler",
             "rescale_betas_zero_snr": True,

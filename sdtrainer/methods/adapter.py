@@ -153,20 +153,35 @@ def merge(parts: Parts, file: Path, strength: float) -> None:
     """
     from safetensors.torch import load_file
 
-    header, state = read_header(file), load_file(file)
+    found = read_layers(parts, load_file(file), read_header(file).metadata)
     modules = {part_name(part, parts.facts): module for part, module in parts.modules.items()}
-    found = adapter_file.read(state, paths(parts), naming_of(parts.facts))
-    found = adapter_file.with_header_alphas(found, header.metadata)
-    touched = [
-        (f"{part}.{path}", modules[part].get_submodule(path), tensors)
+    for part, by_path in found.items():
+        for path, tensors in by_path.items():
+            _add(modules[part].get_submodule(path), tensors, strength)
+
+
+def read_layers(
+    parts: Parts, entries: Mapping[str, Any], metadata: Mapping[str, str]
+) -> adapter_file.Layers[Any]:
+    """Return the tensors of an adapter file, deferred or not, by the file's word for the part, and path.
+
+    Modules on the meta device will do.
+
+    Raises:
+        UserError: naming what does not fit this model.
+    """
+    modules = {part_name(part, parts.facts): module for part, module in parts.modules.items()}
+    found = adapter_file.read(entries, paths(parts), naming_of(parts.facts))
+    found = adapter_file.with_header_alphas(found, metadata)
+    wrong = [
+        f"{part}.{path}"
         for part, by_path in found.items()
         for path, tensors in by_path.items()
+        if not _fits(tensors, modules[part].get_submodule(path))
     ]
-    wrong = [name for name, layer, tensors in touched if not _fits(tensors, layer)]
     if wrong:
         raise adapter_file.misfit(wrong)
-    for _, layer, tensors in touched:
-        _add(layer, tensors, strength)
+    return found
 
 
 def paths(parts: Parts) -> dict[str, list[str]]:
@@ -178,9 +193,11 @@ def paths(parts: Parts) -> dict[str, list[str]]:
     }
 
 
-def _fits(tensors: lycoris.Tensors, layer: torch.nn.Module) -> bool:
-    """Compute with shapes alone, on the meta device."""
-    meta = {word: t if t.numel() == 1 else t.to("meta") for word, t in tensors.items()}
+def _fits(tensors: Mapping[str, Any], layer: torch.nn.Module) -> bool:
+    """Compute with shapes alone, on the meta device; alpha is a number."""
+    from ..formats.deferred import empty, now
+
+    meta = {word: now(t) if t.shape.numel() == 1 else empty(t) for word, t in tensors.items()}
     try:
         weight, bias = layer.weight.to("meta"), getattr(layer, "bias", None)
         lycoris.changes(meta, weight, None if bias is None else bias.to("meta"))

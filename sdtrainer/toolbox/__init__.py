@@ -1,1 +1,1 @@
-"""What is done with models and adapter files after training; each file is a chore."""
+"""What is done with models and adapter files after training; each verb is a chore."""

@@ -43,7 +43,7 @@ class Field:
         """Return what the widget holds for a value."""
         kind = shape(self.knob)
         if kind == "lines":
-            return "\n".join(value) if isinstance(value, list) else value
+            return "\n".join(map(str, value)) if isinstance(value, list) else value
         if kind == "sizes":
             return ", ".join(str(v) for v in value) if isinstance(value, list) else str(value)
         return value
