@@ -73,6 +73,7 @@ CHORES: Mapping[str, Chore] = {
         Chore("edit", "change what a file says of itself", "toolbox.edit", ("file",)),
         Chore("like", "print the settings that a file was trained with", "toolbox.like", ("file",)),
         Chore("merge", "put adapters into a base model", "toolbox.merge", ("base", "adapters")),
+        Chore("mask", "mask what words name in the pictures of a folder", "masking", ("folder",)),
     )
 }
 

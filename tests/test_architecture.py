@@ -46,7 +46,7 @@ ORDER = (
     "trace",
     "captioners",
     "job console chores",
-    "toolbox",
+    "toolbox masking",
     "compare bench",
     "__main__",
     "verbs ui",
