@@ -10,6 +10,13 @@ from .census import Sample
 from .overlay import Overlay
 
 
+def reframed(sample: Sample, overlay: Overlay) -> Sample:
+    """Return a sample that was framed before as it is framed now."""
+    width, height = sample.crop.whole if sample.crop else (sample.width, sample.height)
+    bare = replace(sample, crop=None, focus=None, width=width, height=height)
+    return next(framed([bare], overlay))
+
+
 def framed(samples: Iterable[Sample], overlay: Overlay | None) -> Iterator[Sample]:
     """Yield the samples as they are used: a cropped image has the size of its crop."""
     crops, focus = (overlay.entries("crops"), overlay.entries("focus")) if overlay else ({}, {})

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
-from ..data.images import FORMATS
+from ..data.census import Sample
+from ..data.images import FORMATS, BadImage, open_mask
 from ..workspace import Workspace
 
 GRID, LARGE = 256, 1024
@@ -37,11 +38,35 @@ def thumbnail(workspace: Workspace, picture: Path, side: int = GRID) -> Path:
     return copy
 
 
+def mask_copy(workspace: Workspace, sample: Sample) -> Path:
+    """Return a grey copy of a sample's mask, as long as the picture's large copy; of one that cannot be read,
+    a white one.
+    """
+    assert sample.mask
+    stat = sample.mask.stat() if sample.mask.exists() else None
+    told = f"mask {sample.mask} {stat and (stat.st_size, stat.st_mtime_ns)} {sample.mask == sample.file}"
+    key = hashlib.sha256(told.encode()).hexdigest()[:24]
+    copy = folder(workspace) / key[:2] / f"{key}.webp"
+    if not copy.exists():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            grey = open_mask(sample.mask, sample.mask == sample.file)
+        except BadImage:
+            grey = Image.new("L", (8, 8), 255)
+        grey.thumbnail((LARGE, LARGE))
+        _save(grey, copy, LARGE)
+    return copy
+
+
 def _make(picture: Path, copy: Path, side: int) -> None:
     try:
         small = _small(picture, side)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         small = _crossed_out(side)
+    _save(small, copy, side)
+
+
+def _save(small: Image.Image, copy: Path, side: int) -> None:
     part = copy.with_suffix(f".{threading.get_ident()}.part")  # two pages may want the same one
     small.save(part, "WEBP", quality=_QUALITY[side], method=2)
     part.replace(copy)

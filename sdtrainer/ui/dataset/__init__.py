@@ -12,6 +12,7 @@ from ..listen import Given
 from ..outlook import Outlook
 from ..words import tag
 from .browse import Browse
+from .crops import Crops
 from .part import Part
 from .source import Source
 
@@ -23,7 +24,8 @@ class Dataset:
         self.form = form
         self.source = Source(desk, form)
         self.browse = Browse(desk)
-        self.tabbed: tuple[Part, ...] = (self.browse,)
+        self.crops = Crops(desk)
+        self.tabbed: tuple[Part, ...] = (self.browse, self.crops)
         self.parts: tuple[Part, ...] = (self.source, *self.tabbed)
 
     def build(self) -> None:
@@ -31,7 +33,7 @@ class Dataset:
         with gr.Tabs(elem_id="dataset-parts"):
             for part in self.tabbed:
                 name = part.title.lower().replace(" ", "-")
-                with gr.Tab(part.title, id=name, elem_id=f"part-{name}", render_children=True):
+                with gr.Tab(part.title, id=name, elem_id=f"part-{name}", render_children=True) as part.tab:
                     part.build()
         gr.HTML(tag("h3", "How the pictures are used"))
         self.form.place_level(["data"], "basic")

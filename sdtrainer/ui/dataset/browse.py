@@ -27,6 +27,7 @@ class Browse:
     """Pictures and captions."""
 
     title = "Pictures"
+    tab: Any = None
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk

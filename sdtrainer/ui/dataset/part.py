@@ -9,9 +9,12 @@ from ..outlook import Outlook
 
 
 class Part(Protocol):
-    """`title` names its tab. `states` are components whose values `show` needs."""
+    """`title` names its tab, and `tab` is it, once it is built. `states` are components whose values `show`
+    needs.
+    """
 
     title: str
+    tab: Any
 
     @property
     def states(self) -> set[Any]: ...

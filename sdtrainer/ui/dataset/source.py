@@ -24,6 +24,7 @@ class Source:
     """Stands above the other parts, without a tab of its own."""
 
     title = ""
+    tab: Any = None
 
     def __init__(self, desk: Desk, form: Form) -> None:
         self.desk, self.form = desk, form
