@@ -26,7 +26,7 @@ class Florence2(Seeing):
 
     name = "florence2"
     title = "Florence-2"
-    about = "One to four exact sentences, as long as you choose. Quick on a card, and works without."
+    about = "One to four exact sentences, as long as you choose. Quick on a card, and works without one."
     reads = ("detail", "max_tokens", "model", "precision", "batch_size")
     download = Download("florence-community/Florence-2-large", 1_600_000_000, "MIT")
     kinds = {"florence2": "Florence2ForConditionalGeneration"}  # noqa: RUF012

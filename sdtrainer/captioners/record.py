@@ -53,6 +53,10 @@ class Record:
         self._save()
 
     @property
+    def is_broken_off(self) -> bool:
+        return not self._data["is_whole"] and bool(self._data["written"])
+
+    @property
     def can_undo(self) -> bool:
         """Whether nothing was changed in the folder's captions since."""
         return bool(self.what) and self._overlay.undoable == self.what
@@ -62,6 +66,8 @@ class Record:
         names: set[str] = set()
         while self.can_undo and (step := self._overlay.undo()):
             names.update(step.names)
+        if names:
+            self.path.unlink(missing_ok=True)
         return len(names)
 
     def _read(self) -> dict[str, Any]:

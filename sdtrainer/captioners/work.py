@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,10 +37,11 @@ _SHOWN = 3
 
 @dataclass
 class Tally:
-    """What came of it. `texts` are the captions, `skipped` pictures with the reason."""
+    """What came of it: captions, and pictures left out with the reason. `seconds` are those of captioning."""
 
     texts: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 def work(settings: Settings, workspace: Workspace) -> Generator[Event, None, dict[str, Any]]:
@@ -66,7 +68,9 @@ def work(settings: Settings, workspace: Workspace) -> Generator[Event, None, dic
         yield PhaseBegan("work", f"Loading {by.title} {where}".strip())
         caption = by.load(place, found.device, found.precision, settings)
         yield PhaseBegan("work", f"{by.title} captions {len(left):,} pictures")
+        began = time.monotonic()
         yield from _caption(left, caption, by, found, settings, tally, record)
+        tally.seconds = time.monotonic() - began
     written = _finish(settings, workspace, census, record)
     return {
         "folder": str(census.folder),
@@ -77,6 +81,7 @@ def work(settings: Settings, workspace: Workspace) -> Generator[Event, None, dic
         "done": len(wanted) - len(left),
         "kept": len(_asked(census, settings)) - len(wanted),
         "skipped": tally.skipped,
+        "seconds": tally.seconds,
         "files": written,
         "captions": dict(list(tally.texts.items())[: None if settings.dry_run else _SHOWN]),
     }
@@ -96,10 +101,16 @@ def told(answer: Mapping[str, Any]) -> Iterable[str]:
     yield from answer["files"]
 
 
+def reads(by: Captioner) -> frozenset[str]:
+    """Return the names of the settings that have an effect with this captioner."""
+    return frozenset((*_ALL_READ, *by.reads))
+
+
 def check(settings: Settings, by: Captioner) -> None:
     """Raise UserError where a setting has no effect with this captioner, or two contradict each other."""
+    heeded = reads(by)
     for name, knob in fields(Settings).items():
-        if name not in (*_ALL_READ, *by.reads) and getattr(settings, name) != knob.default:
+        if name not in heeded and getattr(settings, name) != knob.default:
             what = f"{knob.title} ({name}) is set, and {by.title} has no use for it."
             raise UserError(what, "Leave it out, or choose another captioner.", name)
     if settings.mode != "replace" and not settings.overwrite:
@@ -135,10 +146,10 @@ def _asked(census: Census, settings: Settings) -> list[Sample]:
 def _wanted(census: Census, settings: Settings, by: Captioner) -> list[Sample]:
     """Return those of them that are to be captioned."""
     asked = _asked(census, settings)
-    return asked if settings.overwrite or settings.dry_run else [s for s in asked if not _existing(s)]
+    return asked if settings.overwrite or settings.dry_run else [s for s in asked if not existing(s)]
 
 
-def _existing(sample: Sample) -> str:
+def existing(sample: Sample) -> str:
     """Return the caption that somebody wrote; names of files and folders are nobody's."""
     return "" if sample.caption_from in (FROM_FILE_NAME, FROM_FOLDER_NAME) else sample.caption
 
@@ -232,7 +243,7 @@ def _composed(
         }  # fmt: skip
         whole = filled(settings.template, values) if text or by.only_fills else ""
         if whole:
-            yield sample.path, joined(_existing(sample), whole, settings.mode, by.writes_tags)
+            yield sample.path, joined(existing(sample), whole, settings.mode, by.writes_tags)
         else:
             tally.skipped[sample.path] = f"{by.title}: nothing to say about it."
 

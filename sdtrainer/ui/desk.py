@@ -164,7 +164,10 @@ class Desk:
         is_free = not (jobs.current or jobs.waiting or self.errands.has_card)
 
         def work(hand: Hand, tell: Tell) -> Answer:
-            return chores.do_elsewhere(verb, values, self.workspace, tell, hand, is_free)
+            try:
+                return chores.do_elsewhere(verb, values, self.workspace, tell, hand, is_free)
+            finally:  # it may have written captions or files
+                self.look_again()
 
         self.errands.begin(verb, work, chore.needs_card and is_free)
 

@@ -12,6 +12,7 @@ from ..listen import Given
 from ..outlook import Outlook
 from ..words import tag
 from .browse import Browse
+from .captioning import Captioning
 from .crops import Crops
 from .part import Part
 from .source import Source
@@ -21,16 +22,17 @@ class Dataset:
     """The folder above; below, one tab for each part; then the settings of how pictures are used."""
 
     def __init__(self, desk: Desk, form: Form) -> None:
-        self.form = form
+        self.desk, self.form = desk, form
         self.source = Source(desk, form)
         self.browse = Browse(desk)
+        self.captioning = Captioning(desk)
         self.crops = Crops(desk)
-        self.tabbed: tuple[Part, ...] = (self.browse, self.crops)
+        self.tabbed: tuple[Part, ...] = (self.browse, self.captioning, self.crops)
         self.parts: tuple[Part, ...] = (self.source, *self.tabbed)
 
     def build(self) -> None:
         self.source.build()
-        with gr.Tabs(elem_id="dataset-parts"):
+        with gr.Tabs(elem_id="dataset-parts") as self.tabs:
             for part in self.tabbed:
                 name = part.title.lower().replace(" ", "-")
                 with gr.Tab(part.title, id=name, elem_id=f"part-{name}", render_children=True) as part.tab:
@@ -54,3 +56,5 @@ class Dataset:
     def wire(self, refresh: Any) -> None:
         for part in self.parts:
             part.wire(refresh)
+        see = lambda given: {self.tabs: gr.update(selected="pictures")}  # noqa: E731
+        self.desk.on(self.captioning.see.click, see, (), [self.tabs])
