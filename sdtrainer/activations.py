@@ -210,11 +210,12 @@ def estimate(plan: Plan, structure: Structure, home: Path | None = None) -> tupl
     where parts take turns, the rows of each part make its own.
     """
     held: dict[tuple[Phase, str], tuple[Held, ...]] = {}
+    in_turn = {"cache", "sample"} if plan.draws_in_turn else {"cache"}
     for need in needs(plan, structure):
         table = look_up(need.key, home)
         if table is not None:
             rows = _rows(need, table, plan, structure)
-            moment = need.phase, need.part if plan.draws_in_turn and need.phase == "sample" else ""
+            moment = need.phase, need.part if need.phase in in_turn else ""
             if sum(row.bytes for row in rows) > sum(row.bytes for row in held.get(moment, ())):
                 held[moment] = rows
     return tuple(row for rows in held.values() for row in rows if row.bytes)

@@ -22,10 +22,12 @@ def advise(plan: Plan, census: Census) -> tuple[Advice, ...]:
     if T5 in plan.facts.encoders:
         found.append(
             Advice(
-                "T5, the largest text encoder, takes about 9 GB while captions are read and pictures drawn.",
-                {"base.use_t5": False},
+                "T5, the largest text encoder, is used: about 9 GB of main memory while the model is loaded.",
+                {"base.t5": "off"},
             )
         )
+    if plan.facts.note:
+        found.append(Advice(plan.facts.note))
     if plan.num_images < 5:
         found.append(
             Advice(f"Only {plan.num_images} images: results will be narrow; 10-20 varied ones are better.")

@@ -36,6 +36,8 @@ def resolve(
     """
     method = method_of(config.method.kind)
     facts = with_prediction(facts, config.base)
+    if config.base.t5 == "off":
+        facts = replace(facts, encoders=facts.learning_encoders)
     method.suits(config.method, facts)
     _check_formats(config, method)
     if not facts.is_undecided:
@@ -102,6 +104,7 @@ def resolve(
         placements=_placements(facts, machine, precision, trained, cache_text, cache_latents),
         choices=tuple(choices.made),
         frozen_as=frozen.kind_of(config, machine.device),
+        t5_as=frozen.kind_of_t5(config, facts, machine.device),
         offloaded=frozen.part_offloaded(config, machine.device, machine.processes, checkpointing),
     ).with_checkpointing(checkpointing)
 

@@ -1,8 +1,7 @@
 """Fitting: the fastest plan that fits the card, and what would make one fit where none does.
 
-Every way to save memory is an `Option` of an axis. Axes that the user left to "auto" are tried in all legal
-combinations, from the fastest on, each summed by the ledger. How much slower an option is, is an estimate by
-which they are ordered; nothing else depends on it.
+Every way to save memory is an `Option` of an `Axis`. Axes that the user left to "auto" are tried in all legal
+combinations, from the fastest on, each summed by the ledger.
 """
 
 from __future__ import annotations
@@ -10,53 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from math import log2, prod
+from math import prod
 from typing import Any
 
-from . import activations, frozen, planner, savings
+from . import activations, planner
+from .axes import AXES, Axis, Option
 from .config import Config
 from .hardware import GIB, Machine
 from .memory import Ledger, estimate, structure_of
-from .methods import method_of
 from .plan import Choice, Plan
 from .planner import Draft
+from .seams import T5
 from .section import UserError, override
 from .workspace import Workspace
 
 MARGIN = 0.05
 """The part of the free memory that is left free: the ledger is not exact."""
-
-
-def _legal(plan: Plan) -> str:
-    return ""
-
-
-@dataclass(frozen=True)
-class Option:
-    """One way to decide an axis: `value` as the setting would have it, `slower` the factor on the time of a
-    step, `why_not` the reason, if there is one, that a plan that has it cannot be.
-    """
-
-    value: Any
-    does: str
-    slower: float
-    put: Callable[[Plan], Plan]
-    why_not: Callable[[Plan], str] = _legal
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One setting that can save memory, its options from the fastest to the leanest. `is_live`: it can change
-    in a running training.
-    """
-
-    path: str
-    options: Callable[[Plan], Sequence[Option]]
-    is_live: bool = False
-
-    def is_free(self, plan: Plan) -> bool:
-        section, name = self.path.split(".")
-        return getattr(getattr(plan.config, section), name) in ("auto", 0)
 
 
 @dataclass(frozen=True)
@@ -81,130 +49,6 @@ class Fit:
     fits: bool | None
 
 
-def _optimizers(plan: Plan) -> Sequence[Option]:
-    def put(name: str) -> Callable[[Plan], Plan]:
-        return lambda p: replace(p, optimizer=name)
-
-    return (
-        Option("adamw", "the exact optimizer", 1.0, put("adamw")),
-        Option("adamw8bit", "the optimizer's memory in 8 bits", 1.02, put("adamw8bit")),
-        Option("adafactor", "an optimizer with hardly any memory", 1.1, put("adafactor")),
-    )
-
-
-def _checkpointing(plan: Plan) -> Sequence[Option]:
-    return (
-        Option("off", "activations are kept", 1.0, lambda p: p.with_checkpointing(False), _why_not_off),
-        Option("on", "activations are computed a second time", 1.3, lambda p: p.with_checkpointing(True)),
-    )
-
-
-def _why_not_off(plan: Plan) -> str:
-    return "layers that wait in main memory need it" if plan.offloaded else ""
-
-
-def _batch_parts(plan: Plan) -> Sequence[Option]:
-    """Halve what goes through the model at once, down to single images."""
-
-    def option(parts: int) -> Option:
-        does = "the batch goes through whole" if parts == 1 else f"the batch goes through in {parts} parts"
-        return Option(
-            parts,
-            does,
-            1 + 0.06 * log2(parts),
-            lambda p: replace(p, batch_parts=parts),
-            lambda p: savings.why_not_batch_parts(p.config, parts, p.fused_backward),
-        )
-
-    size = plan.batch_size
-    return [
-        option(parts) for parts in sorted({*(2**n for n in range(size.bit_length())), plan.batch_parts, size})
-    ]
-
-
-def _weights(plan: Plan) -> Sequence[Option]:
-    def why_not(p: Plan) -> str:
-        if method_of(p.config.method.kind).keeps_base:
-            return "so few weights are trained that it would save nothing"
-        return savings.why_not_bf16_weights(p.optimizer, p.precision)
-
-    return (
-        Option("fp32", "trained weights are exact", 1.0, lambda p: replace(p, trained_as="fp32")),
-        Option(
-            "bf16", "trained weights in bf16, rounded by chance", 1.05,
-            lambda p: replace(p, trained_as="bf16"), why_not,
-        ),
-    )  # fmt: skip
-
-
-def _fused_backward(plan: Plan) -> Sequence[Option]:
-    def why_not(p: Plan) -> str:
-        return savings.why_not_fused_backward(p.config, p.optimizer, p.precision, p.processes, p.batch_parts)
-
-    return (
-        Option("off", "all gradients, then all updates", 1.0, lambda p: replace(p, fused_backward=False)),
-        Option(
-            "on", "each weight is updated as soon as its gradient is there", 1.03,
-            lambda p: replace(p, fused_backward=True), why_not,
-        ),
-    )  # fmt: skip
-
-
-def _frozen(plan: Plan) -> Sequence[Option]:
-    def option(kind: frozen.FrozenAs, does: str, slower: float) -> Option:
-        def why_not(p: Plan) -> str:
-            return "" if kind == "plain" else frozen.why_not_quantise(kind, p.config, p.device)
-
-        return Option(kind, does, slower, lambda p: replace(p, frozen_as=kind), why_not)
-
-    return (
-        option("plain", "the base as it is", 1.0),
-        option("int8", "the frozen base in 8 bits", 1.35),
-        option("nf4", "the frozen base in 4 bits", 1.5),
-    )
-
-
-def _offload(plan: Plan) -> Sequence[Option]:
-    def option(value: str, does: str, slower: float) -> Option:
-        def why_not(p: Plan) -> str:
-            if not p.offloaded:
-                return ""
-            return frozen.why_not_offload(p.config, p.device, p.processes, p.checkpointing)
-
-        return Option(value, does, slower, lambda p: replace(p, offloaded=frozen.PARTS[value]), why_not)
-
-    return (
-        option("off", "all layers stay on the card", 1.0),
-        option("half", "half of the layers wait in main memory", 1.4),
-        option("all", "the layers wait in main memory", 1.8),
-    )
-
-
-def _in_turn(plan: Plan) -> Sequence[Option]:
-    def option(value: str, does: str, slower: float) -> Option:
-        def why_not(p: Plan) -> str:
-            return savings.why_not_draw_in_turn(p.config) if p.draws_in_turn else ""
-
-        return Option(value, does, slower, lambda p: replace(p, draws_in_turn=value == "on"), why_not)
-
-    return (
-        option("off", "pictures are drawn with the whole model on the card", 1.0),
-        option("on", "pictures are drawn with one part of the model on the card at a time", 1.01),
-    )
-
-
-AXES = (
-    Axis("sample.in_turn", _in_turn),
-    Axis("optim.name", _optimizers),
-    Axis("train.weights", _weights),
-    Axis("optim.fused_backward", _fused_backward),
-    Axis("train.batch_parts", _batch_parts, is_live=True),
-    Axis("base.quantize", _frozen),
-    Axis("train.offload", _offload, is_live=True),
-    Axis("train.checkpointing", _checkpointing, is_live=True),
-)
-
-
 def room_of(machine: Machine) -> int | None:
     """Return the bytes of the card that a run may use; None without an NVIDIA card."""
     if machine.device != "cuda" or machine.card is None:
@@ -218,13 +62,25 @@ def draft(
     """Look, decide and fit. Raises UserError as `planner.draft` does."""
     made = planner.draft(config, workspace, machine, count_tokens)
     found = fit(made.plan, machine)
-    return replace(made, plan=found.plan), found
+    return replace(made, facts=found.plan.facts, plan=found.plan), found
 
 
 def fit(plan: Plan, machine: Machine) -> Fit:
-    """Return the fastest plan that fits; where none does, the leanest; where too little is known to tell, the
-    plan as it is.
+    """Return the fastest plan that fits; where none does, one without T5, if it may be left out; else the
+    leanest. Where too little is known to tell, the plan as it is.
     """
+    found = _fit(plan, machine)
+    if found.fits is False and T5 in plan.facts.encoders and plan.config.base.t5 == "auto":
+        less = _fit(plan.without_t5(), machine)
+        if less.fits:
+            why = f"T5 is left out: with it {_gib(peak(found.ledger))} would be needed at least"
+            choices = (*less.plan.choices, Choice("base.t5", "off", why))
+            advice = tuple(a for a in less.plan.advice if "base.t5" not in a.fix)
+            return replace(less, plan=replace(less.plan, choices=choices, advice=advice))
+    return found
+
+
+def _fit(plan: Plan, machine: Machine) -> Fit:
     room = room_of(machine)
     if room is None:
         return Fit(plan, estimate(plan), None, True)
@@ -378,6 +234,8 @@ def _ideas(plan: Plan) -> Iterator[tuple[str, Any]]:
         yield "optim.ema", False
     if not plan.cache_latents and config.data.cache_latents == "off":
         yield "data.cache_latents", "auto"
+    if T5 in plan.facts.encoders:
+        yield "base.t5", "off"
     if getattr(config.method, "train_text_encoder", False):
         yield "method.train_text_encoder", False
     if getattr(config.method, "layers", None) == "all":

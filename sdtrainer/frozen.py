@@ -1,4 +1,4 @@
-"""Frozen weights of the denoiser: what they take in fewer bits or in main memory, and when that may be.
+"""Frozen weights of denoiser and T5: what they take in fewer bits or in main memory, and when that may be.
 
 Kept in fewer bits are Linear layers alone: in 8 bits with one scale for each row (the storage of LLM.int8(),
 Dettmers et al. 2022, arXiv 2208.07339), or in the 4-bit NormalFloat with one scale for each 64 weights
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from .config import Config
 from .methods import method_of
-from .seams import BYTES, Precision
+from .seams import BYTES, T5, Facts, Precision
 from .section import UserError
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ _BYTES: Mapping[FrozenAs, Callable[[int, int], int]] = {
 }
 """Of a Linear's weight with its scales."""
 _UNITS = ("ResnetBlock2D", "BasicTransformerBlock", "JointTransformerBlock")
+EXACT = re.compile(r"DenseReluDense\.wo\.")
+"""The layers of T5 that say numbers too large for fp16."""
 _NEVER_RUN_AGAIN = re.compile(r"mid_block\.resnets\.0")
 """diffusers checkpoints every residual block of a UNet but this (0.42.1)."""
 
@@ -45,15 +47,17 @@ _NEVER_RUN_AGAIN = re.compile(r"mid_block\.resnets\.0")
 @dataclass(frozen=True)
 class Weight:
     """Frozen weights: `numbers` in the base's own precision, and `bytes_beside` in fewer bits; the largest of
-    these has `largest` numbers when it is made whole for a product.
+    these has `largest` numbers when it is made whole for a product. So many as `exact` stay fp32 in fp16.
     """
 
     numbers: int
     bytes_beside: int = 0
     largest: int = 0
+    exact: int = 0
 
     def bytes(self, precision: Precision) -> int:
-        return self.numbers * BYTES[precision] + self.bytes_beside
+        doubled = self.exact if precision == "fp16" else 0
+        return (self.numbers + doubled) * BYTES[precision] + self.bytes_beside
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,16 @@ def kind_of(config: Config, device: str) -> FrozenAs:
     return wanted
 
 
+def kind_of_t5(config: Config, facts: Facts, device: str) -> FrozenAs:
+    """Return what T5 is kept in, as far as the user says. Raises UserError."""
+    wanted = config.base.t5
+    if T5 not in facts.encoders or wanted in ("auto", "plain", "off"):
+        return "plain"
+    if reason := why_no_kernels(wanted, device):
+        raise UserError(f"T5: {wanted} is not possible: {reason}.", "Choose 'auto' or int8.", "base.t5")
+    return wanted
+
+
 def part_offloaded(config: Config, device: str, processes: int, checkpointing: bool) -> float:
     """Return which part of the units waits in main memory, as far as the user says. Raises UserError."""
     part = PARTS[config.train.offload]
@@ -112,6 +126,11 @@ def why_not_quantise(kind: FrozenAs, config: Config, device: str) -> str:
         return f"{method.title} changes the base's own weights"
     if method.reads_base(config.method):
         return "DoRA measures the base's exact weights"
+    return why_no_kernels(kind, device)
+
+
+def why_no_kernels(kind: FrozenAs, device: str) -> str:
+    """Say why this computer cannot compute with weights kept as `kind`; empty if it can."""
     if kind == "nf4" and device == "mps":
         return "it was never tried on this kind of card"
     if kind == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
@@ -172,7 +191,8 @@ def measure(denoiser: torch.nn.Module) -> dict[FrozenAs, Held]:
 def _weigh(module: torch.nn.Module, kind: FrozenAs) -> Weight:
     numbers = sum(p.numel() for p in module.parameters())
     if kind == "plain":
-        return Weight(numbers)
+        exact = (p.numel() for name, p in module.named_parameters() if EXACT.search(name))
+        return Weight(numbers, exact=sum(exact))
     shapes = [(layer.out_features, layer.in_features) for _, layer in linears(module)]
     sizes = [rows * columns for rows, columns in shapes]
     beside = sum(_BYTES[kind](*shape) for shape in shapes)

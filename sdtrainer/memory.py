@@ -21,7 +21,7 @@ from .diffusion import Schedule
 from .frozen import FrozenAs, Held, measure
 from .methods import method_of
 from .plan import PHASES, Phase, Placement, Plan
-from .seams import BYTES, DENOISER, VAE, Facts, LearningRates, Parts
+from .seams import BYTES, DENOISER, T5, VAE, Facts, LearningRates, Parts
 from .section import Section
 
 What = Literal["weights", "gradients", "optimizer", "average", "activations", "temporary", "overhead"]
@@ -87,14 +87,16 @@ def estimate(plan: Plan) -> Ledger:
         rows += _kept(part, shapes, plan)
     held = activations.estimate(plan, counts.structure)
     rows += [Row(h.part, h.phase, h.what, h.bytes) for h in held]
+    readers = set(plan.facts.encoders)
+    rows = _at_work(rows, "cache", [{VAE}, readers])
     if plan.draws_in_turn:
-        rows = _at_work(rows, plan.facts)
+        rows = _at_work(rows, "sample", [{DENOISER}, {VAE}, readers])
     rows += _overhead(rows) if plan.device == "cuda" else []
     exported = counts.exported[plan.config.export.precision] * len(plan.config.export.formats)
     unknown = {need.phase for need in activations.missing(plan, counts.structure)}
     unknown_phases = tuple(phase for phase in PHASES if phase in unknown)
     precision = plan.place(DENOISER, "train").precision
-    waiting = counts.denoiser[plan.frozen_as].waiting(plan.offloaded, precision)
+    waiting = counts.held[DENOISER][plan.frozen_as].waiting(plan.offloaded, precision)
     trained = counts.structure.trained
     return Ledger(tuple(rows), trained, exported, counts.blocks, unknown_phases, counts.base, waiting)
 
@@ -108,12 +110,12 @@ def structure_of(plan: Plan) -> Structure:
 class _Counts:
     """`base` is the number of parameters of each part as loaded, `frozen` of those that the method leaves as
     they are; `trained` the shapes of the trained tensors, be they beside the base's or in their place;
-    `denoiser` what the base's own holds in each kind of storage.
+    `held` what the base's own denoiser and T5 hold in each kind of storage.
     """
 
     base: dict[str, int]
     frozen: dict[str, int]
-    denoiser: dict[FrozenAs, Held]
+    held: dict[str, dict[FrozenAs, Held]]
     trained: dict[str, tuple[tuple[int, ...], ...]]
     exported: dict[str, int]
     blocks: tuple[Block, ...]
@@ -125,7 +127,7 @@ class _Subject:
 
     def __init__(self, facts: Facts, section: Section) -> None:
         self.facts, self.section = facts, section
-        self._identity = (facts.family, repr(facts.config), section.model_dump_json())
+        self._identity = (facts.family, facts.encoders, repr(facts.config), section.model_dump_json())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Subject) and self._identity == other._identity
@@ -143,7 +145,7 @@ def _count(subject: _Subject) -> _Counts:
     whole = anatomy.count(modules)
     for module in modules.values():
         module.requires_grad_(False)
-    denoiser = measure(modules[DENOISER])
+    held = {part: measure(modules[part]) for part in (DENOISER, T5) if part in modules}
     signs = activations.digests(modules)
     method = method_of(section.kind)
     with torch.device("meta"):
@@ -162,13 +164,12 @@ def _count(subject: _Subject) -> _Counts:
     attached = activations.digests(modules, "rank" in type(section).model_fields)
     largest = max(math.prod(shape) for shapes in trained.values() for shape in shapes)
     structure = Structure(signs, attached, num_trained, largest)
-    return _Counts(base, frozen, denoiser, trained, sizes, blocks, structure)
+    return _Counts(base, frozen, held, trained, sizes, blocks, structure)
 
 
-def _at_work(rows: list[Row], facts: Facts) -> list[Row]:
-    """Leave out, while drawing, all that waits elsewhere when the parts are at work that take the most."""
-    moved = [row for row in rows if row.phase == "sample" and row.what in ("weights", "temporary")]
-    teams = [{DENOISER}, {VAE}, set(facts.encoders)]
+def _at_work(rows: list[Row], phase: Phase, teams: list[set[str]]) -> list[Row]:
+    """Leave out of a phase all that waits elsewhere when the parts are at work that take the most."""
+    moved = [row for row in rows if row.phase == phase and row.what in ("weights", "temporary")]
     most = max(teams, key=lambda team: sum(row.bytes for row in moved if row.part in team))
     return [row for row in rows if row not in moved or row.part in most]
 
@@ -183,20 +184,23 @@ def _weights(counts: _Counts, place: Placement, plan: Plan) -> int:
     """Trained weights have their own format from when the method is attached, after the caches are filled."""
     width = 0 if place.phase == "cache" else BYTES[plan.trained_as]
     trained = width * _count_of(counts.trained[place.part])
-    if place.part == DENOISER and (plan.frozen_as != "plain" or plan.offloaded):
-        held = counts.denoiser[plan.frozen_as]
-        here = held.whole.bytes(place.precision) - held.waiting(plan.offloaded, place.precision)
+    waiting = plan.offloaded if place.part == DENOISER else 0.0
+    if plan.kept_as(place.part) != "plain" or waiting or place.part == T5:
+        held = counts.held[place.part][plan.kept_as(place.part)]
+        here = held.whole.bytes(place.precision) - held.waiting(waiting, place.precision)
         return here + trained
     kept = counts.base if place.phase == "cache" else counts.frozen
     return kept[place.part] * BYTES[place.precision] + trained
 
 
 def _passing(counts: _Counts, place: Placement, plan: Plan) -> list[Row]:
-    """What comes for a moment while the denoiser runs: a unit from main memory, a weight made whole."""
-    if place.part != DENOISER or place.phase not in ("train", "sample"):
+    """What comes for a moment while denoiser or T5 runs: a unit from main memory, a weight made whole."""
+    if place.part not in counts.held or place.phase == "export":
         return []
-    size = counts.denoiser[plan.frozen_as].passing(plan.offloaded, place.precision, plan.precision)
-    return [Row(DENOISER, place.phase, "temporary", size)] if size else []
+    waiting = plan.offloaded if place.part == DENOISER else 0.0
+    held = counts.held[place.part][plan.kept_as(place.part)]
+    size = held.passing(waiting, place.precision, plan.precision)
+    return [Row(place.part, place.phase, "temporary", size)] if size else []
 
 
 def _gradients(counts: _Counts, plan: Plan) -> list[Row]:

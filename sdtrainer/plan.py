@@ -14,7 +14,7 @@ from typing import Any, Literal
 from . import frozen
 from .config import Config
 from .methods import method_of
-from .seams import DENOISER, Facts, LearningRates, Precision
+from .seams import DENOISER, T5, Facts, LearningRates, Precision
 
 Phase = Literal["cache", "train", "sample", "export"]
 PHASES: tuple[Phase, ...] = ("cache", "train", "sample", "export")
@@ -58,8 +58,8 @@ class Plan:
     What saves memory: `trained_as` is the number format of the trained weights and their gradients,
     `fused_backward` updates each weight as soon as its gradient is there, `batch_parts` passes a batch
     through the model in so many parts, `frozen_as` keeps the frozen Linear layers of the denoiser in 8 or 4
-    bits, and `offloaded` is the part of the denoiser's frozen layers that waits in main memory until used;
-    `draws_in_turn` has only those parts on the card while drawing that are at work.
+    bits and `t5_as` those of T5, and `offloaded` is the part of the denoiser's frozen layers that waits in
+    main memory until used; `draws_in_turn` has only those parts on the card while drawing that are at work.
 
     `images_per_epoch` counts showings; class images, if there are any, have as many again. From step
     `encoder_steps` on no text encoder learns.
@@ -105,6 +105,7 @@ class Plan:
     frozen_as: frozen.FrozenAs = "plain"
     offloaded: float = 0.0
     draws_in_turn: bool = False
+    t5_as: frozen.FrozenAs = "plain"
 
     @property
     def epochs(self) -> float:
@@ -131,6 +132,17 @@ class Plan:
 
     def place(self, part: str, phase: Phase) -> Placement:
         return next(p for p in self.placements if (p.part, p.phase) == (part, phase))
+
+    def kept_as(self, part: str) -> frozen.FrozenAs:
+        """Return what the frozen Linear layers of a part are kept in."""
+        kinds: Mapping[str, frozen.FrozenAs] = {DENOISER: self.frozen_as, T5: self.t5_as}
+        return kinds.get(part, "plain")
+
+    def without_t5(self) -> Plan:
+        """Return the plan with T5 left out, whatever it held."""
+        facts = replace(self.facts, encoders=self.facts.learning_encoders)
+        placements = tuple(place for place in self.placements if place.part != T5)
+        return replace(self, facts=facts, placements=placements, t5_as="plain")
 
     def with_checkpointing(self, on: bool) -> Plan:
         """Return the plan with activations kept, or computed a second time.

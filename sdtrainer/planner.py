@@ -25,7 +25,7 @@ from .data.scan import scan
 from .families import ASSETS, STARTER
 from .hardware import Machine
 from .plan import Plan
-from .seams import Facts
+from .seams import T5, Facts
 from .section import UserError
 from .workspace import RunFolder, Workspace
 
@@ -111,6 +111,7 @@ def class_image_folder(config: Config, facts: Facts, workspace: Workspace) -> Pa
     told = [base.prediction_type, base.clip_skip, config.noise.zero_terminal_snr]
     told += [drawn.class_prompt.strip(), drawn.negative]
     told += [drawn.steps or facts.sampling_steps, drawn.guidance or facts.guidance]
+    told += ["without T5"] * (T5 in facts.config and T5 not in facts.encoders)
     told += [max(decisions.resolutions_of(config, facts)), facts.path, *_stamps(Path(facts.path))]
     digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
     words = re.sub(r"\W+", "-", drawn.class_prompt.lower())[:40].strip("-")

@@ -38,7 +38,8 @@ class Facts:
     """What is known of a base model before any weight is loaded.
 
     With `is_undecided` nothing says what it predicts: `prediction_type` is likely, and the loaded model is
-    asked (probe.py). In `sampling_steps` and with `guidance` such models are usually drawn with.
+    asked (probe.py). In `sampling_steps` and with `guidance` such models are usually drawn with. `t5_words`
+    is the folder of T5's tokenizer where the model itself has none; `note` says what is left out.
     """
 
     family: str
@@ -56,6 +57,8 @@ class Facts:
     is_undecided: bool = False
     sampling_steps: int = 25
     guidance: float = 7.0
+    t5_words: str = ""
+    note: str = ""
 
     @property
     def parts(self) -> tuple[str, ...]:

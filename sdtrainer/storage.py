@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from .hardware import GIB, Machine
 from .plan import PHASES, Plan
-from .seams import BYTES
+from .seams import BYTES, T5, T5_TOKENS
 from .section import UserError
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ def check(plan: Plan, ledger: Ledger, machine: Machine, disk_free: int) -> None:
     if memory > there:
         raise UserError(
             f"The run needs about {_gb(memory)} of main memory, and {_gb(there)} are free.",
-            "Close other programs, or choose a smaller model, resolution or batch.",
+            "Set T5 to off, or close other programs."
+            if T5 in plan.facts.encoders
+            else "Close other programs, or choose a smaller model, resolution or batch.",
         )
 
 
@@ -109,4 +111,5 @@ def _latent_bytes(plan: Plan) -> int:
 def _text_bytes(plan: Plan) -> int:
     """In fp32: what a text encoder says last is normed, and norms are computed in fp32 on cards."""
     captions = plan.num_images + plan.num_validation + bool(plan.num_class_images)
-    return captions * plan.chunks * WINDOW * plan.facts.text_width * 4
+    tokens = plan.chunks * WINDOW + (0 if plan.facts.has_unet else T5_TOKENS)
+    return captions * tokens * plan.facts.text_width * 4

@@ -35,7 +35,7 @@ ORDER = (
     "presets plan trackers",
     "decisions",
     "advice",
-    "activations",
+    "activations axes",
     "planner memory",
     "storage fitting",
     "classics",

@@ -44,8 +44,8 @@ def held(ledger: Ledger, part: str, phase: str, what: str) -> int:
 
 def test_weights_of_the_published_model(trainer: Trainer, published: str) -> None:
     ledger = estimate(planned(trainer, CARD, base__path=published, method__rank=4))
-    assert held(ledger, VAE, "cache", "weights") == 4 * sd15.VAE
-    assert held(ledger, ENCODER, "cache", "weights") == 2 * sd15.TEXT_ENCODER
+    assert held(ledger, VAE, "sample", "weights") == 4 * sd15.VAE
+    assert held(ledger, ENCODER, "sample", "weights") == 2 * sd15.TEXT_ENCODER
     assert held(ledger, DENOISER, "train", "weights") == 2 * sd15.UNET + 4 * ledger.trained
     assert {r.part for r in ledger.rows if r.phase == "train" and r.what == "weights"} == {DENOISER}
     full = estimate(planned(trainer, CARD, base__path=published, method__rank=4, train__precision="fp32"))

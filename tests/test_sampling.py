@@ -96,6 +96,6 @@ def test_a_result_is_drawn_with_the_base_as_the_settings_say(base: Path) -> None
 
 def test_a_result_is_drawn_without_t5_if_the_run_left_it_out(tmp_path: Path) -> None:
     path = str(tiny.make_sd3(tmp_path / "model", with_t5=True))
-    without, with_it = (result.sampler(BaseSection(path=path, use_t5=use)) for use in (False, True))
+    without, with_it = (result.sampler(BaseSection(path=path, t5=use)) for use in ("off", "auto"))
     assert set(with_it.parts.modules) - set(without.parts.modules) == {"text_encoder_3"}
     assert without.draw(REQUEST).tobytes() != with_it.draw(REQUEST).tobytes()

@@ -64,7 +64,7 @@ def test_a_folder_is_recognised_with_and_without_t5(sd3: Path, with_t5: Path) ->
     assert (facts.prediction_type, facts.resolution, facts.latent_channels) == ("flow", 64, 16)
     assert facts.encoders == (ENCODER, ENCODER_2) and facts.text_width == 48
     assert recognised(with_t5).encoders == (ENCODER, ENCODER_2, T5)
-    assert recognised(with_t5, use_t5=False).encoders == (ENCODER, ENCODER_2)
+    assert recognised(with_t5, t5="off").encoders == (ENCODER, ENCODER_2)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_the_page_draws_every_block_once(runs: Trainer, with_t5: Path) -> None:
     from sdtrainer.ui import figure
 
     plan = planner.draft(runs.config(base__path=str(with_t5)), runs.workspace, CPU_ONLY).plan
-    assert {"base.use_t5": False} in [advice.fix for advice in plan.advice], "it can be left out"
+    assert {"base.t5": "off"} in [advice.fix for advice in plan.advice], "it can be left out"
     blocks = estimate(plan).blocks
     shown = [block for block in blocks if block.kind != "others"]
     assert {block.part for block in shown} == {"denoiser", ENCODER, ENCODER_2, T5}

@@ -27,7 +27,7 @@ WEIGHTS = "weights"
 _MATTERS = (
     "device", "processes", "precision", "optimizer", "checkpointing", "cache_latents", "cache_text", "chunks",
     "batch_size", "trained_as", "fused_backward", "batch_parts", "frozen_as", "offloaded",
-    "draws_in_turn",
+    "t5_as", "draws_in_turn",
 )  # fmt: skip
 """Fields of a plan on which its memory depends. Length, learning rate and images do not matter."""
 

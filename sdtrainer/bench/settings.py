@@ -21,6 +21,7 @@ from ..config import Config
 from ..frozen import PARTS
 from ..hardware import Machine
 from ..plan import Plan
+from ..seams import T5
 from ..section import UserError, override
 from ..workspace import Workspace
 from . import child
@@ -92,6 +93,7 @@ def values_of(plan: Plan, setting: Setting) -> dict[str, Any]:
         "train.offload": next(w for w, part in PARTS.items() if part == plan.offloaded and w != "auto"),
         "optim.fused_backward": "on" if plan.fused_backward else "off",
         "base.quantize": plan.frozen_as,
+        "base.t5": plan.t5_as if T5 in plan.facts.encoders else "off",
     }
     return override(plan.config.values(), _QUIET | cached | decided)
 

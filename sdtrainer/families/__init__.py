@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from .. import recognition
 from ..recognition import Found
 from ..recognition.bases import BASES
 from ..section import UserError
+from . import t5
 from .section import STARTER, BaseSection
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def recognise(section: BaseSection) -> Facts:
     for name in FAMILIES:
         facts = load_family(name).recognise(path)
         if facts is not None:
-            return facts if section.use_t5 else replace(facts, encoders=facts.learning_encoders)
+            return t5.settled(facts, section)
     raise _nothing(section.path)
 
 

@@ -14,7 +14,7 @@ from ..diffusion import Schedule
 from ..formats.diffusers_folder import COMPONENTS, TOKENIZERS, Component, tokenizer_folder, weights_in
 from ..seams import T5, Facts, Parts
 from ..section import UserError
-from . import clip_tokenizer, single_file
+from . import clip_tokenizer, single_file, t5
 from .configs import SCHEDULER
 from .quiet import no_loading_bars
 
@@ -36,6 +36,8 @@ def load(facts: Facts, parts: Sequence[str], dtypes: Mapping[str, torch.dtype]) 
         raise (
             error if error.path else UserError(f"Base model: {error.what}", error.hint, "base.path")
         ) from error
+    if T5 in modules:
+        t5.keep_exact(modules[T5])
     frozen = {part: module.requires_grad_(False).eval() for part, module in modules.items()}
     return Parts(facts, frozen, tokenizers, Schedule.from_config(facts.config[SCHEDULER]))
 
@@ -91,7 +93,10 @@ def _read_file(
     with init_empty_weights(include_buffers=False):
         empty = {part: _built(part, facts) for part in parts}
     modules = single_file.modules(path, empty, facts.config, dtypes)
-    return modules, single_file.tokenizers(path, facts.config, facts.encoders)
+    tokenizers = single_file.tokenizers(path, facts.config, facts.learning_encoders)
+    if T5 in facts.encoders:
+        tokenizers[T5] = t5.tokenizer(facts.t5_words)
+    return modules, tokenizers
 
 
 def _built(part: str, facts: Facts) -> torch.nn.Module:

@@ -32,7 +32,7 @@ _OLDER_CONFIG = {"qk_norm": None, "dual_attention_layers": []}
 
 
 class StableDiffusion3:
-    """SD3 medium, SD3.5 medium and large. Single files are read without T5, whose words they do not have."""
+    """SD3 medium, SD3.5 medium and large."""
 
     name = "sd3"
 
@@ -162,7 +162,12 @@ def _title(denoiser: Mapping[str, Any]) -> str:
 
 
 def _said_by_t5(parts: Parts, tokens: Mapping[str, torch.Tensor], words: torch.Tensor) -> torch.Tensor:
-    """What stands behind CLIP's words (B, T, D): (B, 256, D)."""
+    """What stands behind CLIP's words (B, T, D): (B, 256, D). T5 computes as it is kept: in fp16 some of its
+    layers must stay fp32, which autocast does not know.
+    """
+    import torch
+
     if T5 in parts.facts.encoders:
-        return parts.modules[T5](tokens[T5]).last_hidden_state
+        with torch.autocast(words.device.type, enabled=False):
+            return parts.modules[T5](tokens[T5]).last_hidden_state
     return words.new_zeros(len(words), T5_TOKENS, words.shape[-1])

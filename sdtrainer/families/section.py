@@ -34,11 +34,20 @@ class BaseSection(Section):
         "hardly less exact, nf4 a little over a quarter and a little less so. They are a third of Stable "
         "Diffusion 1 and most of SDXL. Steps are slower; the exported file fits the base model as it is.",
     )
-    use_t5: bool = knob(
-        True,
-        "Use T5",
-        "Stable Diffusion 3 alone: its third and largest text encoder, T5, reads captions and prompts too. "
-        "Without it 9 GB less are loaded, and long prompts are followed less closely.",
+    t5: Literal["auto", "plain", "int8", "nf4", "off"] = knob(
+        "auto",
+        "T5",
+        "Stable Diffusion 3 alone: its third and largest text encoder, which reads captions and prompts too. "
+        "It takes 9 GB; int8 keeps it in half of that and nf4 in a quarter, hardly less exact. off leaves it "
+        "out, and long prompts are followed less closely. 'auto' takes what fits the card.",
+    )
+    t5_words: str = knob(
+        "",
+        "T5's words",
+        "Stable Diffusion 3 from a single file alone: the folder with T5's tokenizer.json, such as "
+        "tokenizer_3 of a downloaded model, for no single file has it. Empty looks among what was "
+        "downloaded before.",
+        is_path=True,
     )
     clip_skip: int = knob(
         0,

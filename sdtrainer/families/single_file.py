@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from .. import recognition
 from ..formats import intact, ldm, ldm_shapes, mmdit, whole_model
 from ..recognition.bases import BASES
-from ..recognition.contents import contents_of
-from ..seams import DENOISER, VAE
+from ..recognition.contents import Contents, contents_of
+from ..seams import DENOISER, T5, VAE
 from ..section import UserError
 from . import clip_tokenizer
 from .configs import Found
@@ -41,11 +41,12 @@ def look(path: str, family: str) -> Found | None:
         return None
     contents = contents_of(file)
     if ours := _ours(contents.metadata):
-        return Found(path, "file", ours, "a single file made by sdtrainer, which says how it is built")
+        why = "a single file made by sdtrainer, which says how it is built"
+        return Found(path, "file", ours | _t5(contents), why)
     prediction = seen.prediction
     if prediction.type == "flow":
         configs = mmdit.configs_of(contents.shapes)
-        return configs and Found(path, "file", configs, f"{seen.why}, in a single file")
+        return configs and Found(path, "file", configs | _t5(contents), f"{seen.why}, in a single file")
     configs = ldm_shapes.configs_of(contents.shapes)
     if configs is None:
         return None
@@ -62,6 +63,12 @@ def _ours(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     return configs if configs is not None and wanted <= configs.keys() else None
 
 
+def _t5(contents: Contents) -> dict[str, Any]:
+    """The config of T5 where it is in the file."""
+    config = mmdit.config_of_t5(contents.shapes)
+    return {T5: config} if config else {}
+
+
 def modules(
     path: Path, empty: Mapping[str, torch.nn.Module], configs: ldm.Configs, dtypes: Mapping[str, torch.dtype]
 ) -> dict[str, torch.nn.Module]:
@@ -75,9 +82,13 @@ def modules(
     if _ours(contents_of(path).metadata):
         intact.check_hash(path)
     states = whole_model.read_states(path, configs)
+    if T5 in empty:
+        states[T5] = mmdit.t5_from_file(whole_model.read_tensors(path))
     try:
         for part, module in empty.items():
             whole_model.fill(module, states[part], dtypes[part])
+        if T5 in empty:
+            empty[T5].tie_weights()
     except RuntimeError as error:
         raise UserError(
             f"Base model: {path.name} is incomplete ({' '.join(str(error).split())[:160]}).",

@@ -1,9 +1,9 @@
 """The original single-file layout of Stable Diffusion 3 and 3.5, read by ComfyUI.
 
 One file holds `model.diffusion_model.` (transformer), `first_stage_model.` (VAE) and `text_encoders.`: CLIP's
-two under transformers' own names. T5 is left out: programs load it from a file of its own, and nothing here
-changes it. Query, key and value are one tensor in the file, and where a norm follows the time alone it has
-shift before scale, diffusers scale before shift.
+two under transformers' own names. T5 may be read from it but is no part of what is written: programs load it
+from a file of its own, and nothing here changes it. Query, key and value are one tensor in the file, and
+where a norm follows the time alone it has shift before scale, diffusers scale before shift.
 
 Source of the names: Stability-AI/sd3.5 (mmditx.py), and the module classes of diffusers. Shapes: D width, N
 places of the picture.
@@ -27,6 +27,7 @@ TEXT_PREFIXES: Mapping[str, str] = {
     ldm.ENCODER: "text_encoders.clip_l.transformer.",
     ldm.ENCODER_2: "text_encoders.clip_g.transformer.",
 }
+T5_PREFIX = "text_encoders.t5xxl.transformer."
 _SIDE = 128
 """Of the latents that all of these models are made for; no shape tells it."""
 _SCHEDULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
@@ -137,6 +138,35 @@ def configs_of(shapes: ldm_shapes.Shapes) -> dict[str, dict[str, Any]] | None:
         }
     except (KeyError, IndexError):
         return None
+
+
+def config_of_t5(shapes: ldm_shapes.Shapes) -> dict[str, Any] | None:
+    """Return T5's config, or None if the file has none, or keeps it in fewer bits with scales of its own."""
+    inside = _below(shapes, T5_PREFIX)
+    if any(name.endswith((".scale_weight", ".weight_scale")) for name in inside):
+        return None
+    try:
+        words, width = inside["shared.weight"]
+        inner, _ = inside["encoder.block.0.layer.0.SelfAttention.q.weight"]
+        _, heads = inside["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
+        between, _ = inside["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"]
+    except KeyError:
+        return None
+    return {
+        "vocab_size": words,
+        "d_model": width,
+        "d_kv": inner // heads,
+        "d_ff": between,
+        "num_heads": heads,
+        "num_layers": ldm_shapes.count(inside, "encoder.block.{}.layer.0.SelfAttention.q.weight"),
+        "feed_forward_proj": "gated-gelu",
+    }
+
+
+def t5_from_file(state: ldm.State) -> dict[str, torch.Tensor]:
+    """Return T5's state dict. Its words are used in two places, and may be named after one alone."""
+    found = _below(state, T5_PREFIX)
+    return found | {"encoder.embed_tokens.weight": found["shared.weight"]}
 
 
 def _names(config: Mapping[str, Any]) -> dict[str, str]:

@@ -90,7 +90,8 @@ def states_of(parts: Parts) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def lay(states: Mapping[str, ldm.State], parts: Parts, strength: float) -> None:
-    """Move the modules' weights to base + strength x (new - base), for the parts that are given.
+    """Move the modules' weights to base + strength x (new - base), for the parts that are given. T5, which
+    nothing changes, stays.
 
     Raises:
         UserError: a tensor is missing, is too many, or has another shape.
@@ -98,6 +99,7 @@ def lay(states: Mapping[str, ldm.State], parts: Parts, strength: float) -> None:
     import torch
 
     mine = states_of(parts)
+    states = {part: state for part, state in states.items() if part != T5}
     for part, new in states.items():
         _check_fit(part, mine[part], new)
     with torch.no_grad():

@@ -26,7 +26,7 @@ from . import checkpoint, provenance
 from .control import Control
 from .looking import export_weights
 from .loop import Loop
-from .setup import Training, decide, move_to, prepare
+from .setup import Training, decide, exact_parts, move_to, prepare
 from .shortage import first_that_fits, ran_out
 
 _MIXED = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
@@ -160,6 +160,7 @@ def _write(training: Training, order: ExportOrder) -> list[Path]:
     """Write the files with all of the model in main memory."""
     move_to(training.parts, training.plan, "export")
     training.trained.leave_card()
+    exact_parts(training)
     with export_weights(training):
         return training.method.export(training.parts, training.plan.config.method, order)
 

@@ -32,7 +32,7 @@ from ..pace import Pace
 from ..plan import Phase, Plan
 from ..planner import Draft
 from ..sample import Sampler
-from ..seams import DENOISER, VAE, Family, Method, ParamGroup, Parts
+from ..seams import DENOISER, T5, VAE, Family, Method, ParamGroup, Parts
 from ..section import UserError
 from ..workspace import RunFolder, Workspace
 from . import asking, class_images, waiting
@@ -119,6 +119,8 @@ def prepare(
     plan = draft.plan
     family, method = family or families.family_of(draft.facts), method_of(plan.config.method.kind)
     yield PhaseBegan("load", f"Loading {plan.facts.title}")
+    if plan.facts.note:
+        yield Said("info", plan.facts.note)
     parts = _loaded(plan, family)
     waiting.arm(parts.denoiser, plan.offloaded, plan.device)
     autocast = None if plan.precision == "fp32" else DTYPES[plan.precision]
@@ -135,7 +137,6 @@ def prepare(
         moves = class_images.Moves(partial(move_to, parts, plan, "sample"), partial(bring_only, parts, plan))
         yield from class_images.draw(draft.class_images, plan, sampler, accelerator, moves)
     yield PhaseBegan("cache", "Preparing images and captions")
-    first_that_fits(partial(move_to, parts, plan, "cache"), lambda: None)  # encoding moves what it needs
     encoding = Encoding(plan, family, parts, autocast)
     making = _Making(encoding, _stores(plan, parts, Cache(workspace.cache)), accelerator)
     yield from _left_out(draft.census, draft.validation, draft.class_images)
@@ -181,6 +182,14 @@ def prepare(
     )
 
 
+def exact_parts(training: Training) -> None:
+    """Put T5 back as it was loaded, for a file that holds all of the model."""
+    plan, parts = training.plan, training.parts
+    if plan.t5_as != "plain" and not training.method.keeps_base:
+        dtypes = {T5: DTYPES[plan.place(T5, "cache").precision]}
+        parts.modules[T5] = training.family.load(plan.facts, (T5,), dtypes).modules[T5]
+
+
 def attached_anew(training: Training) -> Parts:
     """Return the model on the CPU as it was before the first step, its trained weights included."""
     plan = training.plan
@@ -203,7 +212,8 @@ def _loaded(plan: Plan, family: Family) -> Parts:
     dtypes = {part: DTYPES[plan.place(part, "train").precision] for part in plan.facts.parts}
     parts = family.load(plan.facts, plan.facts.parts, dtypes)
     parts.facts = plan.facts
-    quantise(parts.denoiser, plan.frozen_as, plan.device)
+    for part, module in parts.modules.items():
+        quantise(module, plan.kept_as(part), plan.device)
     return parts
 
 
@@ -293,6 +303,7 @@ def _loader(items: tuple[Item, ...], making: _Making) -> Generator[Event, None, 
     """Fill the caches for these images; returns the Loader of those that could be read."""
     encoding, stores, accelerator = making.encoding, making.stores, making.accelerator
     plan = encoding.plan
+    _bring(encoding, (VAE,))
     mine = items[accelerator.process_index :: accelerator.num_processes]
     if plan.cache_latents:
         if accelerator.num_processes > 1:  # each fills its share first, then all find everything there
@@ -312,6 +323,7 @@ def _loader(items: tuple[Item, ...], making: _Making) -> Generator[Event, None, 
             yield Said("warning", f"{problem.file} is left out: {problem.sentence}")
         items = _readable(items, checked)
     if plan.cache_text:
+        _bring(encoding, plan.facts.encoders)
         yield from _told(fill_text(captions_of(items), stores.texts, encoding.encode_text), "captions")
     yield from encoding.warnings()
     return Loader(
@@ -322,6 +334,11 @@ def _loader(items: tuple[Item, ...], making: _Making) -> Generator[Event, None, 
         masks,
         keep_bytes=psutil.virtual_memory().available // 4,
     )
+
+
+def _bring(encoding: Encoding, names: Sequence[str]) -> None:
+    """Have on the card what is at work; if that does not fit, encoding finds another way."""
+    first_that_fits(partial(bring_only, encoding.parts, encoding.plan, names), lambda: None)
 
 
 def _readable(items: tuple[Item, ...], filling: Filling) -> tuple[Item, ...]:

@@ -258,6 +258,7 @@ def _chip(outlook: Outlook) -> str:
     if facts is None or config is None:
         return ""
     text = f"{facts.title}, {facts.resolution} px, {_predicts(facts, config)}; recognised by {facts.why}."
+    text += f" {facts.note}" if facts.note else ""
     return tag("p", tag("span", "Recognised", "light good") + words.safe(text), "found")
 
 

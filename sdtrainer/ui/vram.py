@@ -10,6 +10,7 @@ import gradio as gr
 from .. import hardware
 from ..hardware import LEAST_GIB, MOST_GIB, Machine
 from ..methods import method_of
+from ..seams import T5
 from ..section import UserError, override
 from . import budget, picker, words
 from .desk import Desk
@@ -184,7 +185,8 @@ class Vram:
         from ..classics import CARD_GIB
 
         drawn = self.desk.classics(outlook.facts)
-        return budget.classics(drawn, outlook.facts.title, CARD_GIB)
+        title = outlook.facts.title + (" without T5" if T5 in outlook.facts.encoders else "")
+        return budget.classics(drawn, title, CARD_GIB)
 
     def _take(self, given: Given) -> dict[Any, Any]:
         """A change that saves memory was chosen: make it."""
