@@ -210,7 +210,8 @@ def estimate(plan: Plan, structure: Structure, home: Path | None = None) -> tupl
     where parts take turns, the rows of each part make its own.
     """
     held: dict[tuple[Phase, str], tuple[Held, ...]] = {}
-    in_turn = {"cache", "sample"} if plan.draws_in_turn else {"cache"}
+    in_turn = {"cache"} if plan.device != "cpu" else set()
+    in_turn |= {"sample"} if plan.draws_in_turn else set()
     for need in needs(plan, structure):
         table = look_up(need.key, home)
         if table is not None:

@@ -88,7 +88,8 @@ def estimate(plan: Plan) -> Ledger:
     held = activations.estimate(plan, counts.structure)
     rows += [Row(h.part, h.phase, h.what, h.bytes) for h in held]
     readers = set(plan.facts.encoders)
-    rows = _at_work(rows, "cache", [{VAE}, readers])
+    if plan.device != "cpu":
+        rows = _at_work(rows, "cache", [{VAE}, readers])
     if plan.draws_in_turn:
         rows = _at_work(rows, "sample", [{DENOISER}, {VAE}, readers])
     rows += _overhead(rows) if plan.device == "cuda" else []

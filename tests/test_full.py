@@ -241,7 +241,12 @@ def test_the_ledger_counts_the_bytes_that_lie_in_memory(base: Path, trainer: Tra
     rows = {(r.part, r.phase): r.bytes for r in ledger.rows if r.what == "weights"}
     for part, module in parts.modules.items():
         assert rows[part, "sample"] == sum(p.nbytes for p in module.parameters()), part
-    assert rows[ENCODER, "cache"] == sum(2 * p.numel() for p in parts.modules[ENCODER].parameters())
+    cached = {part: size for (part, phase), size in rows.items() if phase == "cache"}
+    assert cached == {
+        part: placed[part].itemsize * sum(p.numel() for p in parts.modules[part].parameters())
+        for part in cached
+    }
+    assert DENOISER not in cached and len(cached) == 1, "VAE and text encoder take turns"
     assert ledger.trained == sum(
         p.numel() for m in parts.modules.values() for p in m.parameters() if p.requires_grad
     )

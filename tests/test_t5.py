@@ -188,11 +188,16 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return published_sd3.write(tmp_path_factory.mktemp("models") / "medium", with_t5=True)
 
 
+USUAL = {
+    "method": {"kind": "lora", "rank": 16, "targets": "attention"},
+    "train__resolution": 1024,
+    "train__batch_size": 1,
+}
+
+
 def fitted(trainer: Trainer, published: Path, gib: int, **changes: Any) -> fitting.Fit:
-    method = {"kind": "lora", "rank": 16, "targets": "attention"}
-    changes = {"method": method, "train__resolution": 1024, "train__batch_size": 1} | changes
     machine = imagined(gib)
-    return fitting.fit(planned(trainer, published, machine, **changes), machine)
+    return fitting.fit(planned(trainer, published, machine, **USUAL, **changes), machine)
 
 
 def test_t5_is_kept_as_fits_the_card_and_the_plan_says_why(trainer: Trainer, published: Path) -> None:
@@ -218,7 +223,7 @@ def test_t5_takes_half_and_a_quarter(trainer: Trainer, published: Path) -> None:
     sizes = [
         sum(
             row.bytes
-            for row in estimate(planned(trainer, published, imagined(24), base__t5=kind)).rows
+            for row in estimate(planned(trainer, published, imagined(24), base__t5=kind, **USUAL)).rows
             if (row.part, row.phase, row.what) == (T5, "sample", "weights")
         )
         for kind in ("plain", "int8", "nf4", "off")
