@@ -44,7 +44,7 @@ ORDER = (
     "verdict result",
     "training",
     "trace",
-    "captioners",
+    "captioners doctor",
     "job console chores",
     "toolbox masking",
     "compare bench",

@@ -28,6 +28,7 @@ Kind = Literal[
     "link",
     "mask",
     "folder",
+    "left out",
 ]
 
 
@@ -51,7 +52,7 @@ class Sample:
 
     With `crop` width and height are those of the crop. `focus` is the point, in fractions of the upright
     image, that a window is laid around. `mask` is the file that says which places count: the image itself
-    where its alpha channel says so.
+    where its alpha channel says so. `background` is the colour behind it, empty for that of the settings.
     """
 
     path: str
@@ -67,6 +68,7 @@ class Sample:
     crop: Crop | None = None
     focus: Point | None = None
     mask: Path | None = None
+    background: str = ""
 
     @property
     def file(self) -> Path:

@@ -1,4 +1,4 @@
-"""Which part of each image counts: the crops and focus points kept in the app, put on what a scan found."""
+"""How each image is used: crops, focus points and backgrounds kept in the app, put on what a scan found."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def reframed(sample: Sample, overlay: Overlay) -> Sample:
 def framed(samples: Iterable[Sample], overlay: Overlay | None) -> Iterator[Sample]:
     """Yield the samples as they are used: a cropped image has the size of its crop."""
     crops, focus = (overlay.entries("crops"), overlay.entries("focus")) if overlay else ({}, {})
+    backgrounds = overlay.entries("backgrounds") if overlay else {}
     for sample in samples:
+        if colour := backgrounds.get(sample.path):
+            sample = replace(sample, background=colour)
         if point := focus.get(sample.path):
             sample = replace(sample, focus=(float(point[0]), float(point[1])))
         if fractions := crops.get(sample.path):

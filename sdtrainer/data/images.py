@@ -119,6 +119,24 @@ def read_header(path: Path) -> Header:
         raise bad_image(path, error) from error
 
 
+def open_small(path: Path, side: int) -> Image.Image:
+    """Return the first frame, upright, as RGBA or RGB, at most `side` pixels long. All of it is decoded, the
+    quick way where the format has one.
+
+    Raises BadImage naming the file.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            turn, has_alpha = _turn(image), image.has_transparency_data
+            image.draft("RGB", (side, side))
+            image.load()
+            small = image.convert("RGBA") if has_alpha else _to_rgb(image, "white")
+            small.thumbnail((side, side), Image.Resampling.BOX, reducing_gap=None)
+            return small.transpose(turn) if turn is not None else small
+    except Exception as error:
+        raise bad_image(path, error) from error
+
+
 def open_rgb(path: Path, background: str) -> Image.Image:
     """Return the first frame, upright, as RGB, transparency over `background`.
 

@@ -49,6 +49,11 @@ class Item:
         return None if self.section.masks == "off" else self.sample.mask
 
     @property
+    def background(self) -> str:
+        """The colour behind transparent parts."""
+        return self.sample.background or self.section.background
+
+    @property
     def flips(self) -> tuple[bool, ...]:
         """The mirrorings that training may draw."""
         return (False, True) if self.section.flip else (False,)

@@ -266,13 +266,13 @@ def _by_bucket(missing: Mapping[str, list[tuple[Item, bool]]], batch_size: int) 
 
 def _decoded(item: Item, flip: bool) -> torch.Tensor | Problem:
     try:
-        return pixels(item.sample.file, item.fit, flip, item.section.background)
+        return pixels(item.sample.file, item.fit, flip, item.background)
     except BadImage as error:
         return problem_of(item.sample, error)
 
 
 def _pixels(item: Item, draw: Draw) -> torch.Tensor:
-    return pixels(item.sample.file, fit_of(item, draw), draw.flip, item.section.background)
+    return pixels(item.sample.file, fit_of(item, draw), draw.flip, item.background)
 
 
 def _sizes(item: Item, draw: Draw) -> list[int]:

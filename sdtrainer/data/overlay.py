@@ -21,12 +21,21 @@ from .journal import SCHEMA, Change, Journal, Record, Story, change, unknown_sch
 from .texts import one_line
 
 CAPTIONS: Literal["captions"] = "captions"
-Table = Literal["crops", "focus", "masks"]
+Table = Literal["crops", "focus", "masks", "left_out", "backgrounds", "ignored"]
 TABLES: tuple[Table, ...] = get_args(Table)
 """Besides captions. By image path: a crop is [left, top, right, bottom] and a focus point [x, y], both in
-fractions of the upright image; a mask is the name of a file in `masks`.
+fractions of the upright image; a mask is the name of a file in `masks`. What is left out is True, and not
+trained on; a background is the colour behind a transparent picture; ignored are the names of checks whose
+findings nobody wants to hear of again.
 """
-_WORDS = {"crops": "Crop", "focus": "Focus point", "masks": "Mask"}
+_WORDS = {
+    "crops": "Crop",
+    "focus": "Focus point",
+    "masks": "Mask",
+    "left_out": "Left out",
+    "backgrounds": "Background",
+    "ignored": "Ignored",
+}
 WRITTEN = "Written into the folder"
 _journals: dict[Path, Journal] = {}
 

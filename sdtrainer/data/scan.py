@@ -45,12 +45,15 @@ def _read(root: Path, section: DataSection, overlay: Overlay | None, index: Inde
     images = masks.pictures
     headers, texts = Known(index, "header"), Known(index, "caption")
     captions = Captions(root, files, images, section.caption_from, overlay, texts)
-    samples = [s for found in images if (s := _sample(root, found, captions, headers, problems))]
+    left_out = overlay.entries("left_out") if overlay else {}
+    chosen = [found for found in images if found.path not in left_out]
+    samples = [s for found in chosen if (s := _sample(root, found, captions, headers, problems))]
     there = {found.path for found in files}
     headers.close(there)
     texts.close(there)
     problems += [_unread(found) for found in files if found.extension in UNREAD_EXTENSIONS]
-    problems += _name_problems(images)
+    problems += [_left_out(found) for found in images if found.path in left_out]
+    problems += _name_problems(chosen)
     problems += captions.problems(samples)
     if not samples:
         raise _nothing_usable(root, problems)
@@ -135,6 +138,10 @@ def _sample(
         caption_from=caption_from, class_word=fallback, repeats=repeats, num_bytes=found.num_bytes,
         mtime_ns=found.mtime_ns,
     )  # fmt: skip
+
+
+def _left_out(found: Found) -> Problem:
+    return Problem(found.path, "left out", "You left it out; the file itself stays.", "skipped")
 
 
 def _unread(found: Found) -> Problem:

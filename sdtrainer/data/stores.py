@@ -57,9 +57,7 @@ class LatentStore:
             content = self.cache.content(item.sample.file)
         except OSError as error:
             raise bad_image(item.sample.file, error) from error
-        return latent_key(
-            self.cache, content, item.fit, flip, item.section.background, self.model, self.dtype
-        )
+        return latent_key(self.cache, content, item.fit, flip, item.background, self.model, self.dtype)
 
     def put(self, keys: Sequence[str], latents: Latents) -> None:
         for key, mean, std in zip(keys, latents.mean.detach(), latents.std.detach(), strict=True):

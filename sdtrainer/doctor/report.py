@@ -1,0 +1,132 @@
+"""The report: what all checks found, with a traffic light and a verdict, as plain data; and the newest one of
+each folder, kept in the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .. import files as writing
+from ..data.census import Census
+from ..data.overlay import CAPTIONS, Overlay
+from . import files, pictures, whole, words
+from .case import LEVELS, Case, Check, Level
+
+CHECKS: tuple[Check, ...] = (*pictures.CHECKS, *files.CHECKS, *words.CHECKS, *whole.CHECKS)
+LIGHTS: Mapping[Level, str] = {"bad": "red", "warn": "yellow", "note": "green"}
+SCHEMA = 1
+TOLD = 5
+Report = dict[str, Any]
+
+
+def make(case: Case, state: str = "") -> Report:
+    """Run all checks; groups of findings, the gravest first. `state` is that of the folder (`state_of`)."""
+    groups = []
+    for check in sorted(CHECKS, key=lambda check: LEVELS.index(check.level)):
+        findings = [asdict(finding) for finding in check.find(case)]
+        if findings:
+            told = {name: getattr(check, name) for name in ("name", "title", "level", "about")}
+            groups.append(told | {"findings": findings})
+    return {
+        "schema": SCHEMA,
+        "folder": str(case.census.folder),
+        "state": state,
+        "pictures": len(case.census.samples),
+        "looked_inside": bool(case.looks),
+        "groups": groups,
+    }
+
+
+def state_of(census: Census) -> str:
+    """Return what tells a folder from what it was: its files, and how they are used."""
+    digest = hashlib.sha256()
+    for sample in census.samples:
+        used = (sample.caption, sample.width, sample.height, sample.background)
+        digest.update(
+            f"{sample.path} {sample.num_bytes} {sample.mtime_ns} {used}\n".encode("utf-8", "replace")
+        )
+    return digest.hexdigest()[:24]
+
+
+def open_findings(report: Report, overlay: Overlay) -> Report:
+    """Return the report without what was answered since: by a fix, by leaving the picture out, or by ignoring
+    it.
+    """
+    tables = {t: overlay.entries(t) for t in ("left_out", "backgrounds", "crops", "ignored")}
+    tables[CAPTIONS] = overlay.captions
+
+    def is_open(check: str, finding: Mapping[str, Any]) -> bool:
+        about = finding["files"][0] if finding["files"] else ""
+        if check in tables["ignored"].get(about, ()) or about in tables["left_out"]:
+            return False
+        return not any(_is_done(fix, tables[fix["table"]]) for fix in finding["fixes"])
+
+    groups = []
+    for group in report["groups"]:
+        left = [finding for finding in group["findings"] if is_open(group["name"], finding)]
+        if left:
+            groups.append(group | {"findings": left})
+    return report | {"groups": groups}
+
+
+def _is_done(fix: Mapping[str, Any], table: Mapping[str, Any]) -> bool:
+    if fix["table"] == "backgrounds":  # any choice answers it
+        return all(path in table for path in fix["values"])
+    return all(table.get(path) == value for path, value in fix["values"].items())
+
+
+def light(report: Report) -> str:
+    """Return red, yellow or green."""
+    levels = [group["level"] for group in report["groups"]]
+    return next((LIGHTS[level] for level in LEVELS if level in levels), "green")
+
+
+def verdict(report: Report) -> str:
+    """Return one sentence on the whole."""
+    number = report["pictures"]
+    pictures_ = "1 picture" if number == 1 else f"{number:,} pictures"
+    grave = [g for g in report["groups"] if g["level"] != "note"]
+    inside = "" if report["looked_inside"] else " Blur, copies and frames were not looked for yet."
+    if not grave:
+        return f"{pictures_}, and nothing to mend.{inside}"
+    things = [f"{group['title'].lower()} ({len(group['findings']):,})" for group in grave]
+    shown = ", ".join(things[:3]) + (f" and {len(things) - 3} more" if len(things) > 3 else "")
+    word = "Mend first" if light(report) == "red" else "Worth a look"
+    return f"{pictures_}. {word}: {shown}.{inside}"
+
+
+def told(report: Report) -> Iterator[str]:
+    """The report for a person: the verdict, then each group with its first findings."""
+    yield f"{light(report).upper()}: {verdict(report)}"
+    for group in report["groups"]:
+        yield ""
+        yield f"{group['title']} ({len(group['findings']):,}). {group['about']}"
+        for finding in group["findings"][:TOLD]:
+            about = f"{finding['files'][0]}: " if finding["files"] else ""
+            yield f"  {about}{finding['sentence']}"
+        if len(group["findings"]) > TOLD:
+            yield f"  and {len(group['findings']) - TOLD:,} more"
+
+
+def file_of(workspace: Path, folder: Path) -> Path:
+    digest = hashlib.sha256(str(folder.expanduser().resolve()).encode("utf-8", "replace")).hexdigest()[:16]
+    return workspace / "cache" / "folders" / f"{digest}.report.json"
+
+
+def save(report: Report, workspace: Path) -> None:
+    text = json.dumps(report, ensure_ascii=False)
+    writing.write_text(file_of(workspace, Path(report["folder"])), text)
+
+
+def newest(workspace: Path, folder: Path) -> Report | None:
+    """Return the last report on a folder, None if there is none that can be read."""
+    try:
+        report = json.loads(file_of(workspace, folder).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return report if isinstance(report, dict) and report.get("schema") == SCHEMA else None
