@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from sdtrainer.formats import picture_text
 from sdtrainer.workspace import PROJECT
 
 FLAGS = [
@@ -289,3 +290,31 @@ def test_a_run_is_trained_seen_by_two_pages_stopped_and_found_again(
     page.locator("#grid img").first.wait_for()
     assert page.locator("#grid img").count() >= 2 and page.locator("#grid .sample-row").count() == 2
     page.locator("#before-after img").first.wait_for()
+
+
+def test_the_result_is_inspected_and_tried(page: Any) -> None:
+    tab(page, "Tools")
+    choose = page.locator("#inspect-file input")
+    choose.click()
+    page.get_by_role("option", name=re.compile(r"\.safetensors")).first.click()
+    page.locator("#start-inspect").click()
+    page.locator("#news-inspect .network rect").first.wait_for(timeout=TRAIN_SECONDS)
+    page.locator("#news-inspect", has_text="a LoRA for Stable Diffusion 1").wait_for()
+    page.locator("#train-like-this").click()
+    page.locator("#told-like-this", has_text="settings, written by sdtrainer, are in the form now").wait_for()
+    tab(page, "Runs")
+    page.locator(".run-card").first.click()
+    page.locator("#try-run").click()
+    prompt = page.locator("#sample-prompt textarea")
+    page.wait_for_function("document.querySelector('#sample-prompt textarea').value.includes('zib')")
+    prompt.fill("a zib robot")
+    page.get_by_role("button", name="More settings").last.click()
+    page.locator("#sample-steps input").fill("2")
+    page.locator("#start-sample").click()
+    page.locator("#tried img").nth(1).wait_for(timeout=TRAIN_SECONDS)
+    page.locator("#tried-slider img").first.wait_for()
+    with page.expect_download() as download:
+        page.locator("#tried a").click()
+    drawn = picture_text.read(picture_text.text_in(Path(download.value.path())))
+    assert drawn and (drawn.prompt, drawn.steps, drawn.width) == ("a zib robot", 2, 128)
+    assert [adapter.strength for adapter in drawn.adapters] == [1.0]

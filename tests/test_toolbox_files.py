@@ -158,7 +158,7 @@ def test_an_edit_leaves_the_tensors_bit_identical_and_the_hashes_right(
         preview=str(images / "00.png"),
     )  # fmt: skip
     new, header = Path(answer["path"]), read_header(Path(answer["path"]))
-    assert file.read_bytes() == before and new.name == "cat-edited.safetensors"
+    assert file.read_bytes() == before and new == workspace.tools / file.name
     assert data_of(new) == data_of(file) and len(data_of(new)) > 1000
     assert load_file(new).keys() == load_file(file).keys()
     says = header.metadata
@@ -184,8 +184,8 @@ def test_a_dash_empties_an_entry_and_in_place_replaces_the_file(file: Path, work
     ("values", "said"),
     [
         ({}, "Nothing is to be changed"),
-        ({"title": "x", "to": "{folder}/cat.safetensors"}, "is there already"),
-        ({"title": "x", "to": "{folder}/new.pt"}, "does not end in .safetensors"),
+        ({"title": "x", "to": "{folder}/there.safetensors"}, "exists already"),
+        ({"title": "x", "to": "{folder}/cat.safetensors", "overwrite": True}, "is what is read"),
         ({"title": "x", "to": "{folder}/new.safetensors", "in_place": True}, "are both set"),
         ({"title": "x", "file": "{folder}/nothing.safetensors"}, "there is nothing at"),
         ({"title": "x", "file": ""}, "none is given"),
@@ -197,6 +197,7 @@ def test_an_edit_that_cannot_be_is_refused_before_anything_is_written(
 ) -> None:
     given = {"file": str(file)} | dict(values)
     given = {k: v.format(folder=file.parent) if isinstance(v, str) else v for k, v in given.items()}
+    (file.parent / "there.safetensors").touch()
     before = sorted(path.name for path in file.parent.iterdir())
     with pytest.raises(UserError, match=said):
         do("edit", workspace, **given)

@@ -23,7 +23,8 @@ from ..recognition.bases import BASES
 from ..recognition.found import Found
 from ..section import Section, UserError, knob
 from ..workspace import Workspace
-from .places import existing, free
+from .outputs import overwrite_knob, target, to_knob
+from .places import existing
 
 EMPTY = "-"
 """What a person writes to empty an entry."""
@@ -70,12 +71,8 @@ class Settings(Section):
         "A picture that programs show beside its name. It is made small and put into the file.",
         is_path=True,
     )
-    to: str = knob(
-        "",
-        "Save as",
-        "Where the changed copy goes. Empty: beside the original, with '-edited' in its name.",
-        is_path=True,
-    )
+    to: str = to_knob()
+    overwrite: bool = overwrite_knob()
     in_place: bool = knob(
         False,
         "Change the file itself",
@@ -92,15 +89,15 @@ def work(settings: Settings, workspace: Workspace) -> Doing:
         )
     before = dict(read_header(file).metadata)
     changes = _changes(settings)
-    target = _target(settings, file)
+    path = _target(settings, workspace, file)
     yield PhaseBegan("work", f"Reading {file.name}")
     after = _with_hashes(_complete(before | changes, recognition.look(file), file), file)
     after = {entry: text for entry, text in after.items() if text}
-    yield PhaseBegan("work", f"Writing {target.name}")
-    relabel(file, target, after)
-    yield Saved(step=0, what="export", path=str(target), bytes=target.stat().st_size)
+    yield PhaseBegan("work", f"Writing {path.name}")
+    relabel(file, path, after)
+    yield Saved(step=0, what="export", path=str(path), bytes=path.stat().st_size)
     changed = sorted(e for e in before.keys() | after.keys() if before.get(e) != after.get(e))
-    return {"path": str(target), "bytes": target.stat().st_size, "changed": changed}
+    return {"path": str(path), "bytes": path.stat().st_size, "changed": changed}
 
 
 def told(answer: Answer) -> Iterator[str]:
@@ -137,17 +134,12 @@ def _changes(settings: Settings) -> dict[str, str]:
     return changes
 
 
-def _target(settings: Settings, file: Path) -> Path:
-    if settings.in_place and settings.to:
+def _target(settings: Settings, workspace: Workspace, file: Path) -> Path:
+    if not settings.in_place:
+        return target(settings, workspace, file.name, [file])
+    if settings.to:
         raise UserError("Save as and Change the file itself are both set.", "Choose one of them.", "in_place")
-    if settings.in_place:
-        return file
-    target = Path(settings.to).expanduser() if settings.to else file.with_stem(f"{file.stem}-edited")
-    if target.suffix != file.suffix:
-        raise UserError(
-            f"Save as: '{target.name}' does not end in {file.suffix}.", f"Add {file.suffix}.", "to"
-        )
-    return free(target, "to")
+    return file
 
 
 def _complete(metadata: dict[str, str], found: Found, file: Path) -> dict[str, str]:

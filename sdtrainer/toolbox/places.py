@@ -1,4 +1,4 @@
-"""Which file is meant, and where a new one goes."""
+"""Which file is meant."""
 
 from __future__ import annotations
 
@@ -18,13 +18,4 @@ def existing(text: str, setting: str, title: str = "File") -> Path:
     path = Path(text.strip()).expanduser()
     if not path.exists():
         raise UserError(f"{title}: there is nothing at '{path}'.", "Check the path.", setting)
-    return path
-
-
-def free(path: Path, setting: str, title: str = "Save as") -> Path:
-    """Return the path if nothing is there. Raises UserError."""
-    if path.exists():
-        raise UserError(
-            f"{title}: {path} is there already.", "Give another name, or move that file away.", setting
-        )
     return path

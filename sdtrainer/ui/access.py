@@ -28,7 +28,7 @@ Role = Literal["owner", "viewer"]
 ROLES: tuple[Role, ...] = ("owner", "viewer")
 SHIPPED = ("", STARTER, "starter-held-out")
 OPEN_PATH = "/gradio_api/startup-events"  # the server asks itself for it once
-CHANGING_PATHS = ("/gradio_api/upload", "/download/")
+CHANGING_PATHS = ("/gradio_api/upload", "/download/", "/made/")
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
 WRONG_PASSWORD_SECONDS = 1.0
 

@@ -54,6 +54,18 @@ def route(desk: Desk):
     return download
 
 
+def made_route(desk: Desk):
+    """Return the handler of made/{path}: what tools and tries wrote, and what was uploaded."""
+
+    def download(request: Request) -> Response:
+        path = desk.workspace.root / request.path_params["path"]
+        if not _is_made(path, desk.workspace):
+            return PlainTextResponse("Not found", 404)
+        return _answer(path, _offer(path).name, desk.workspace)
+
+    return download
+
+
 def zipped(folder: Path, home: Workspace) -> Iterator[bytes]:
     """Yield a folder as a zip, piece by piece; stored, as weights do not get smaller."""
     out = _Outlet()
@@ -66,6 +78,17 @@ def zipped(folder: Path, home: Workspace) -> Iterator[bytes]:
                     yield out.take()
             yield out.take()
     yield out.take()
+
+
+def _is_made(path: Path, home: Workspace) -> bool:
+    """Whether it lies, links followed, where results lie."""
+    if not path.exists():
+        return False
+    folders = (home.tools, home.drawings, home.uploads)
+    real, runs = path.resolve(), home.runs.resolve()
+    if real.is_relative_to(runs):
+        return real.relative_to(runs).parts[1:2] == ("output",)
+    return any(folder.resolve() in real.parents for folder in folders)
 
 
 def _exports(run: RunFolder) -> list[Path]:

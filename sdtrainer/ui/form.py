@@ -37,6 +37,8 @@ class Field:
             return [line.strip() for line in (shown or "").splitlines() if line.strip()]
         if kind == "sizes":
             return _sizes(shown or "")
+        if kind == "numbers":
+            return _numbers(str(shown or ""))
         return "" if shown is None and kind == "text" else shown
 
     def show(self, value: Any) -> Any:
@@ -44,8 +46,8 @@ class Field:
         kind = shape(self.knob)
         if kind == "lines":
             return "\n".join(map(str, value)) if isinstance(value, list) else value
-        if kind == "sizes":
-            return ", ".join(str(v) for v in value) if isinstance(value, list) else str(value)
+        if kind in ("sizes", "numbers"):
+            return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in _listed(value))
         return value
 
 
@@ -180,7 +182,7 @@ class Form:
 def field_of(knob: Knob, looks: Mapping[str, Any]) -> Field:
     """Make the component of a setting here."""
     field = Field(knob, _widget(knob, dict(looks)))
-    if shape(knob) in ("lines", "sizes"):
+    if shape(knob) in ("lines", "sizes", "numbers"):
         field.widget.value = field.show(knob.default)
     return field
 
@@ -191,12 +193,16 @@ def merged(first: Updates, then: Updates) -> Updates:
     return first | then | both
 
 
-def shape(knob: Knob) -> Literal["choice", "choices", "switch", "whole", "number", "lines", "sizes", "text"]:
+def shape(
+    knob: Knob,
+) -> Literal["choice", "choices", "switch", "whole", "number", "lines", "sizes", "numbers", "text"]:
     """Say which kind of widget a setting needs, from its type."""
     kind = knob.annotation
     if get_origin(kind) is Literal:
         return "choice"
     if get_origin(kind) is list:
+        if get_args(kind)[0] is float:
+            return "numbers"
         return "choices" if get_origin(get_args(kind)[0]) is Literal else "lines"
     if isinstance(kind, UnionType):
         return "sizes"
@@ -229,7 +235,7 @@ def _widget(knob: Knob, looks: dict[str, Any]) -> Component:
             return gr.Number(step=_step(knob.default), **words)
         case "lines":
             return gr.Textbox(lines=knob.lines, max_lines=12, **(words | {"value": ""}))
-        case "sizes":
+        case "sizes" | "numbers":
             return gr.Textbox(**(words | {"value": ""}))
         case _:
             return gr.Textbox(lines=knob.lines, max_lines=max(knob.lines, 1), **words)
@@ -241,6 +247,23 @@ def _update(sent: Any) -> dict[str, Any]:
 
 def _step(default: float) -> float:
     return 10.0 ** floor(log10(default)) if 0 < default < 1 else 0.1
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _numbers(text: str) -> list[Any]:
+    """Read "0, 0.5, 1"; what is no number is handed on as it is, for the setting to refuse."""
+    parts = text.replace("[", " ").replace("]", " ").replace(",", " ").split()
+    return [_number(part) for part in parts]
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _sizes(text: str) -> int | list[int] | str:

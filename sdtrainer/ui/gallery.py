@@ -1,4 +1,4 @@
-"""The Gallery tab: pictures of a run by prompt and step, and before against after."""
+"""The Gallery tab: pictures of a run by prompt and step, before against after, and pictures to try."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .listen import Given
 from .panel import CLICKS
 from .remembered import Remembered
 from .thumbnails import GRID, LARGE, thumbnail
+from .trying import Try
 from .view import RunView, Sample
 from .words import picture, tag
 
@@ -25,8 +26,16 @@ class Gallery:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.picked = Remembered("")
+        self.trying = Try(desk)
 
     def build(self) -> None:
+        with gr.Tabs(selected="runs", elem_id="gallery-parts") as self.parts:
+            with gr.Tab("Pictures of runs", id="runs", elem_id="part-runs", render_children=True):
+                self._build_pictures()
+            with gr.Tab("Try", id="try", elem_id="part-try", render_children=True):
+                self.trying.build()
+
+    def _build_pictures(self) -> None:
         self.run = gr.Dropdown(
             allow_custom_value=True,
             label="Run",
@@ -64,8 +73,17 @@ class Gallery:
     def shows(self) -> list[Any]:
         return [self.run, self.grid, self.compare, self.prompt, self.before, self.after, self.slider]
 
+    @property
+    def shown_by_trying(self) -> list[Any]:
+        return [self.parts, *self.trying.uses]
+
+    def open_trying(self, run: RunFolder) -> dict[Any, Any]:
+        """Go to the place to draw, with a run's result. Raises UserError if it has none."""
+        return {self.parts: gr.update(selected="try")} | self.trying.fill(run)
+
     def wire(self) -> None:
         on = self.desk.on
+        self.trying.wire_all()
         picks = {self.run, self.prompt, self.before, self.after}
         on(self.run.input, self.choose, picks, self.shows, looks_only=True)
         on(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -20,6 +21,7 @@ from .method import Method
 from .panel import Costs, Panel
 from .runs import Runs
 from .share import ShareBox, Sharing
+from .tools import Tools
 from .train import Train
 from .view import RunView
 from .vram import TITLE as VRAM
@@ -28,8 +30,11 @@ from .vram import Vram
 TICK_SECONDS = 1.0
 CACHE_SECONDS = (3600, 24 * 3600)  # every hour gradio drops its copies of files older than a day
 TITLE = "sdtrainer"
-VEIL = "<style>#tab-dataset-button, #tab-method-button, #tab-vram-button { display: none !important }</style>"
-"""Hides the settings' tabs from viewers: gradio 6.31 takes no notice of a tab's `visible` after the start."""
+_VEILED = ("tab-dataset", "tab-method", "tab-vram", "tab-tools", "part-try")
+VEIL = f"<style>{', '.join(f'#{name}-button' for name in _VEILED)} {{ display: none !important }}</style>"
+"""Hides from viewers the tabs in which something is changed or made: gradio 6.31 takes no notice of a tab's
+`visible` after the start.
+"""
 
 
 class Page:
@@ -41,6 +46,7 @@ class Page:
         self.dataset, self.method = Dataset(desk, self.form), Method(desk, self.form)
         self.vram, self.train = Vram(desk), Train(desk)
         self.gallery, self.runs = Gallery(desk), Runs(desk)
+        self.tools = Tools(desk, self.gallery.trying)
         self.panel = Panel()
 
     def build(self) -> gr.Blocks:
@@ -61,6 +67,7 @@ class Page:
                     self.train_tab = self._tab("Train", self.train)
                     self._tab("Gallery", self.gallery)
                     self._tab("Runs", self.runs)
+                    self.edit_tabs.append(self._tab("Tools", self.tools))
                 self.panel.build()
             self.marked = gr.State("")
             self.wrong = gr.Textbox(visible="hidden", label="Wrong setting", elem_id="wrong-setting", lines=2)
@@ -95,6 +102,8 @@ class Page:
             *self.train.shows,
             *self.gallery.shows,
             *self.runs.shows,
+            *self.tools.shows,
+            *self.tools.lists,
             self.seen,
         ]
         picks = {self.gallery.run, self.gallery.prompt, self.gallery.before, self.gallery.after}
@@ -123,10 +132,12 @@ class Page:
         self.header.share.wire()
         self.dataset.wire(filled)
         self.method.wire(filled)
-        self.vram.wire(filled, self.edit_tabs[1:])
+        self.vram.wire(filled, self.edit_tabs[1:3])
         self.train.wire()
         self.gallery.wire()
         self.runs.wire(filled, opened)
+        self.tools.wire(filled)
+        on(self.runs.attempt.click, self._try, (), [self.tabs, *self.gallery.shown_by_trying])
         everything = [
             self.timer,
             self.veil,
@@ -230,6 +241,11 @@ class Page:
             gr.Info(f"{run.name} is in the queue.", duration=4)
         return {self.tabs: gr.update(selected="train")}
 
+    def _try(self, given: Given) -> dict[Any, Any]:
+        """Show the place to draw with the result of the run whose details are open."""
+        run = self.desk.run(self.runs.chosen[given.session])
+        return {self.tabs: gr.update(selected="gallery")} | self.gallery.open_trying(run)
+
     def _fix(self, given: Given) -> dict[Any, Any]:
         """Answer a piece of advice, or show the tab that does."""
         if given.clicked.get("act") == "vram":
@@ -274,6 +290,7 @@ class Page:
             "settings": lambda: self._show(given),
             "project": lambda: self._fill(given),
         }
+        parts |= {name: partial(self.tools.show, name, given) for name in self.tools.news}
         updates: dict[Any, Any] = {}
         for name, show in parts.items():
             if stamps[name] and stamps[name] != seen.get(name):
@@ -301,7 +318,9 @@ class Page:
             "settings": "",
             "project": "",
         }
+        stamps |= dict.fromkeys(self.tools.news, "")
         if given.role == "owner":
+            stamps |= self.tools.stamps()
             stamps["settings"] = (
                 desk.is_warm,
                 desk.num_counted,

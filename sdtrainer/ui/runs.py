@@ -44,6 +44,7 @@ class Runs:
                 self.files = gr.HTML()
                 with gr.Row(elem_classes="controls"):
                     self.reuse = gr.Button("Use its settings", min_width=130)
+                    self.attempt = gr.Button("Try it", min_width=90, elem_id="try-run")
                     self.resume = gr.Button("Resume", min_width=100, elem_id="resume")
                     self.cancel = gr.Button("Take out of the queue", min_width=150, visible=False)
                     self.delete = gr.Button("Move to trash", min_width=120, variant="stop")
@@ -66,6 +67,7 @@ class Runs:
             self.files,
             self.reuse,
             self.resume,
+            self.attempt,
             self.cancel,
             self.delete,
             self.longer,
@@ -106,6 +108,7 @@ class Runs:
             self.title: tag("h3", words.safe(run.name)) + tag("p", _where(run), "quiet"),
             self.files: _files(run),
             self.resume: gr.update(visible=status in ("interrupted", "failed", "stopped")),
+            self.attempt: gr.update(visible=bool(downloads.offered(run))),
             self.cancel: gr.update(visible=status == "waiting"),
             self.delete: gr.update(visible=is_over),
             self.longer: gr.update(visible=is_over),

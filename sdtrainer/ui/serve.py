@@ -81,7 +81,10 @@ def serve(
         _frontend=False,  # or gradio asks itself first, and gives up on a busy machine or behind a proxy
         app_kwargs={
             "middleware": [Middleware(Gate, access=access)],
-            "routes": [Route("/download/{run}/{file}", downloads.route(desk))],
+            "routes": [
+                Route("/download/{run}/{file}", downloads.route(desk)),
+                Route("/made/{path:path}", downloads.made_route(desk)),
+            ],
             "title": TITLE,
         },
     )
