@@ -40,6 +40,7 @@ class Facts:
     With `is_undecided` nothing says what it predicts: `prediction_type` is likely, and the loaded model is
     asked (probe.py). In `sampling_steps` and with `guidance` such models are usually drawn with. `t5_words`
     is the folder of T5's tokenizer where the model itself has none; `note` says what is left out.
+    `download_bytes` are to be fetched from the hub before it can be loaded.
     """
 
     family: str
@@ -59,6 +60,7 @@ class Facts:
     guidance: float = 7.0
     t5_words: str = ""
     note: str = ""
+    download_bytes: int = 0
 
     @property
     def parts(self) -> tuple[str, ...]:

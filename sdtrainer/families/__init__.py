@@ -11,7 +11,7 @@ from .. import recognition
 from ..recognition import Found
 from ..recognition.bases import BASES
 from ..section import UserError
-from . import t5
+from . import remote, t5
 from .section import STARTER, BaseSection
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ def recognise(section: BaseSection) -> Facts:
         UserError: nothing that can be trained lies at the path; says what does.
     """
     path = str(ASSETS / "starter-model") if section.path == STARTER else section.path
-    place = Path(path).expanduser()
-    if place.exists() and (refusal := _why_not(place)):
+    if refusal := _why_not(path):
         raise refusal
     for name in FAMILIES:
         facts = load_family(name).recognise(path)
         if facts is not None:
-            return t5.settled(facts, section)
+            facts = t5.settled(facts, section)
+            return replace(facts, download_bytes=sum(remote.missing(facts).values()))
     raise _nothing(section.path)
 
 
@@ -67,9 +67,16 @@ def why_no_base(path: str, found: Found) -> UserError | None:
     return None
 
 
-def _why_not(place: Path) -> UserError | None:
+def _why_not(path: str) -> UserError | None:
+    """Why what lies there cannot be trained, or None. Raises UserError if it cannot be looked at."""
+    is_hub = remote.is_id(path)
+    place = remote.described(path) if is_hub else Path(path).expanduser()
+    if place is None:
+        return remote.no_model(path)
+    if not place.exists():
+        return None
     try:
-        return why_no_base(str(place), recognition.look(place))
+        return why_no_base(path, recognition.look(place, reads_weights=not is_hub))
     except UserError as error:
         return UserError(f"Base model: {error.what}", error.hint, "base.path")
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ..formats.diffusers_folder import INDEX, Component
 from ..section import UserError
+from . import remote
 
 SCHEDULER = "scheduler"
 _SCHEDULER_FILE = "scheduler/scheduler_config.json"
@@ -48,17 +49,17 @@ class Found:
 
 
 def place_of(path: str) -> Place | None:
-    """Return what lies at a path or hub id, or None if it is no diffusers model."""
-    folder = Path(path).expanduser()
-    layout: Literal["folder", "hub"] = "folder"
-    if folder.is_dir():
-        read: _Read = lambda name: _read_json(folder / name)  # noqa: E731
-    elif not folder.exists() and path.count("/") == 1 and not path.startswith((".", "/", "~")):
-        layout, read = "hub", lambda name: _read_hub_json(path, name)
-    else:
+    """Return what lies at a path or hub id, or None if it is no diffusers model.
+
+    Raises:
+        UserError: the hub cannot be reached, or does not give it out.
+    """
+    layout: Literal["folder", "hub"] = "hub" if remote.is_id(path) else "folder"
+    folder = remote.described(path) if layout == "hub" else Path(path).expanduser()
+    index = _read_json(folder / INDEX) if folder is not None and folder.is_dir() else None
+    if folder is None or index is None:
         return None
-    index = read(INDEX)
-    return None if index is None else Place(path, layout, index, read)
+    return Place(path, layout, index, lambda name: _read_json(folder / name))
 
 
 def read(place: Place, components: Mapping[str, Component]) -> dict[str, Any]:
@@ -87,25 +88,4 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise UserError(
             f"Base model: {path} is not valid JSON.", "Restore this file of the model.", "base.path"
-        ) from error
-
-
-def _read_hub_json(repo: str, name: str) -> dict[str, Any] | None:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return _read_json(Path(hf_hub_download(repo, name)))
-    except LocalEntryNotFoundError as error:
-        raise UserError(
-            f"Base model: '{repo}' is neither a folder here nor in the hub cache, and the hub cannot be "
-            f"reached.",
-            "Check the path, or go online once to download it.",
-            "base.path",
-        ) from error
-    except EntryNotFoundError:
-        return None
-    except (HfHubHTTPError, ValueError) as error:
-        raise UserError(
-            f"Base model: the hub does not give out '{repo}'.", "Check the id.", "base.path"
         ) from error

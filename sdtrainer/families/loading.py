@@ -6,6 +6,7 @@ Which class each part is, the table of diffusers folders says; so this is the sa
 from __future__ import annotations
 
 import importlib
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from ..diffusion import Schedule
 from ..formats.diffusers_folder import COMPONENTS, TOKENIZERS, Component, tokenizer_folder, weights_in
 from ..seams import T5, Facts, Parts
 from ..section import UserError
-from . import clip_tokenizer, single_file, t5
+from . import clip_tokenizer, remote, single_file, t5
 from .configs import SCHEDULER
 from .quiet import no_loading_bars
 
@@ -57,6 +58,8 @@ def _read_folder(
 
     from safetensors import SafetensorError
 
+    if parts:
+        deque(remote.fetch(facts, parts), maxlen=0)
     folder, components = _place(facts), COMPONENTS[facts.family]
     try:
         modules = {part: _read_part(folder, components[part], dtypes[part]) for part in parts}
@@ -119,9 +122,4 @@ def _class(component: Component) -> Any:
 
 
 def _place(facts: Facts) -> Path:
-    if facts.layout != "hub":
-        return Path(facts.path).expanduser()
-    from huggingface_hub import snapshot_download
-
-    kinds = ["*.json", "*.safetensors", "*.txt", "*.model"]
-    return Path(snapshot_download(facts.path, allow_patterns=kinds))
+    return remote.folder_of(facts) if facts.layout == "hub" else Path(facts.path).expanduser()

@@ -39,14 +39,16 @@ _SAYS: Mapping[str, tuple[str, ...]] = {
 _MOST_TAGS, _MOST_LETTERS = 8, 200
 
 
-def look(path: Path) -> Found:
-    """Return what lies at `path`, a file or a folder.
+def look(path: Path, reads_weights: bool = True) -> Found:
+    """Return what lies at `path`, a file or a folder; of a folder without its weights, if need be.
 
     Raises:
         UserError: naming the file if it is missing, cut short, damaged, or holds program code.
     """
     if path.is_dir():
-        return folders.look(path) or Found("unknown", "a folder without a model", "no model_index.json in it")
+        return folders.look(path, reads_weights) or Found(
+            "unknown", "a folder without a model", "no model_index.json in it"
+        )
     contents = contents_of(path)
     found = _kind_of(path, contents)
     notes = list(found.notes)

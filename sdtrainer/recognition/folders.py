@@ -33,15 +33,16 @@ _PART_FOLDERS: Mapping[str, str] = {
 }  # fmt: skip
 
 
-def look(path: Path) -> Found | None:
-    """Return what lies in this folder, or None if it is no folder of a model.
+def look(path: Path, reads_weights: bool = True) -> Found | None:
+    """Return what lies in this folder, or None if it is no folder of a model. Without `reads_weights` they
+    need not be there yet.
 
     Raises:
         UserError: its weights are damaged, or some of them are missing.
     """
     index = _json(path / INDEX)
     if index is not None:
-        return _pipeline(path, index)
+        return _pipeline(path, index, reads_weights)
     if (path / "adapter_config.json").is_file():
         return Found("adapter", "an adapter as a folder of peft", "its adapter_config.json")
     config = _json(path / "config.json") or {}
@@ -49,7 +50,7 @@ def look(path: Path) -> Found | None:
     return Found(known[0], known[1], f"its config.json, a {config['_class_name']}") if known else None
 
 
-def _pipeline(path: Path, index: Mapping[str, Any]) -> Found | None:
+def _pipeline(path: Path, index: Mapping[str, Any], reads_weights: bool) -> Found | None:
     name = str(index.get("_class_name", ""))
     base = next((base for start, base in _PIPELINES if name.startswith(start)), "")
     if not base:
@@ -63,7 +64,7 @@ def _pipeline(path: Path, index: Mapping[str, Any]) -> Found | None:
         f"its {INDEX}, a {name}",
         base=base,
         variant=variant,
-        parts=tuple(part for folder, word in _PART_FOLDERS.items() for part in _weights(path / folder, word)),
+        parts=_parts(path) if reads_weights else (),
         prediction=_prediction(path, base),
     )
 
@@ -77,6 +78,10 @@ def _refined(base: str, index: Mapping[str, Any], denoiser: Mapping[str, Any]) -
     if base == "SD3" and denoiser.get("dual_attention_layers"):
         return "SD3.5 medium"
     return "SD3.5 large" if base == "SD3" and denoiser.get("num_layers") == 38 else base
+
+
+def _parts(path: Path) -> tuple[Part, ...]:
+    return tuple(part for folder, word in _PART_FOLDERS.items() for part in _weights(path / folder, word))
 
 
 def _weights(folder: Path, word: str) -> tuple[Part, ...]:

@@ -26,6 +26,7 @@ from ..data.prior import class_items
 from ..data.section import DataSection
 from ..data.stores import LatentStore, TextStore
 from ..events import Event, PhaseBegan, Progress, Said
+from ..families import remote
 from ..hardware import detect
 from ..methods import method_of
 from ..pace import Pace
@@ -118,6 +119,7 @@ def prepare(
     """
     plan = draft.plan
     family, method = family or families.family_of(draft.facts), method_of(plan.config.method.kind)
+    yield from remote.fetch(plan.facts)
     yield PhaseBegan("load", f"Loading {plan.facts.title}")
     if plan.facts.note:
         yield Said("info", plan.facts.note)

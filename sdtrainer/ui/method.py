@@ -9,6 +9,7 @@ import gradio as gr
 
 from .. import presets
 from ..config import Config, knobs
+from ..families.configs import SCHEDULER
 from ..methods import METHODS, method_of
 from ..plan import Plan, output_names
 from ..section import Section, UserError
@@ -259,6 +260,8 @@ def _chip(outlook: Outlook) -> str:
         return ""
     text = f"{facts.title}, {facts.resolution} px, {_predicts(facts, config)}; recognised by {facts.why}."
     text += f" {facts.note}" if facts.note else ""
+    if facts.download_bytes:
+        text += f" {words.size(facts.download_bytes)} are downloaded from the hub first, once."
     return tag("p", tag("span", "Recognised", "light good") + words.safe(text), "found")
 
 
@@ -268,7 +271,8 @@ def _predicts(facts: Facts, config: Config) -> str:
         return f"predicts {chosen}, as you set it"
     if facts.is_undecided:
         return f"probably predicts {facts.prediction_type} (the model is asked before the first step)"
-    return f"predicts {facts.prediction_type}"
+    ends = ", noise up to zero SNR" if facts.config[SCHEDULER].get("rescale_betas_zero_snr") else ""
+    return f"predicts {facts.prediction_type}{ends}"
 
 
 def _changed(changes: dict[str, tuple[Any, Any]]) -> str:

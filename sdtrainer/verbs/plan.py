@@ -50,6 +50,7 @@ def as_text(
     images = plan.batch_size * plan.accumulation * plan.processes
     lines = [
         f"{plan.facts.title} ({plan.facts.why}), {plan.facts.prediction_type}, {plan.facts.resolution} px",
+        *_download(plan),
         f"{plan.num_images} images, {plan.images_per_epoch} shown per epoch, {plan.num_validation} held out"
         + (f", {plan.num_class_images} class images" if plan.num_class_images else ""),
         f"{plan.total_steps:,} steps of {images} images = {plan.epochs:.1f} epochs",
@@ -61,6 +62,11 @@ def as_text(
     lines += [f"  Note: {advice.text}" for advice in plan.advice]
     told = [*_verdict(found), *(_idea(change) for change in ideas), *(_classic(one) for one in drawn)]
     return "\n".join([*lines, *told])
+
+
+def _download(plan: Plan) -> list[str]:
+    size = plan.facts.download_bytes
+    return [f"downloaded from the hub first, once: {size / 2**30:.1f} GiB"] if size else []
 
 
 def _verdict(found: Fit) -> list[str]:
