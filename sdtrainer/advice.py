@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from . import diffusion, optim
 from .data import captions, prior
 from .data.census import Census
 from .plan import Advice, Plan
-from .seams import T5
+from .seams import DENOISER, T5, Facts
+
+_FEW_STEPS = re.compile(
+    r"((?<![a-z])(lcm|turbo|lightning|hyper[-_]?sd|dmd2?)|LCM|Turbo|Lightning|Hyper[-_]?SD|DMD2?)(?![a-z])"
+)
+_FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
+"""By these a distilled model is known, which draws in a few steps: its weights have the usual shapes."""
 
 
 def advise(plan: Plan, census: Census) -> tuple[Advice, ...]:
@@ -17,6 +24,10 @@ def advise(plan: Plan, census: Census) -> tuple[Advice, ...]:
     found = [Advice(text) for text in optim.warnings(optim.find(plan.optimizer), config.optim)]
     found += [Advice(text) for text in diffusion.warnings(config.noise, plan.facts.prediction_type)]
     found += _prior_advice(plan, census)
+    if _is_distilled(plan.facts):
+        told = f"By its name or settings {Path(plan.facts.path).name} is made to draw in a few steps (Turbo, "
+        told += "Lightning, LCM), which training unlearns. Rather teach the ordinary model that it was made "
+        found.append(Advice(f"{told}from, and use the file with this one."))
     if config.optim.text_encoder_until != "100%" and not _learning_encoders(plan):
         found.append(Advice("No text encoder is trained: Text encoder learns until is ignored."))
     if T5 in plan.facts.encoders:
@@ -57,6 +68,12 @@ def advise(plan: Plan, census: Census) -> tuple[Advice, ...]:
     if small:
         found.append(Advice(f"{len(small)} images are much smaller than {side} px and will look soft."))
     return tuple(found)
+
+
+def _is_distilled(facts: Facts) -> bool:
+    scheduler, denoiser = (facts.config.get(part, {}) for part in ("scheduler", DENOISER))
+    is_told = scheduler.get("_class_name") in _FEW_STEP_SCHEDULERS or denoiser.get("time_cond_proj_dim")
+    return bool(is_told or _FEW_STEPS.search(Path(facts.path).name))
 
 
 def _prior_advice(plan: Plan, census: Census) -> list[Advice]:

@@ -18,10 +18,11 @@ import torch
 from conftest import Trainer
 from safetensors.torch import save_file
 
-from sdtrainer import families, recognition
+from sdtrainer import families, planner, recognition
 from sdtrainer.__main__ import main
 from sdtrainer.families import ASSETS, BaseSection
 from sdtrainer.formats import ldm
+from sdtrainer.hardware import CPU_ONLY
 from sdtrainer.recognition import Found
 from sdtrainer.section import UserError
 
@@ -64,6 +65,12 @@ def unet(width: int, channels: int = 4, **more: tuple[int, ...]) -> dict[str, tu
     return {UNET + name: shape for name, shape in named.items()} | vae(4)
 
 
+def pruned(width: int) -> dict[str, tuple[int, ...]]:
+    """A UNet whose middle is two thirds gone."""
+    plain = {name: shape for name, shape in unet(width).items() if not name.endswith(ATTENTION)}
+    return plain | {f"{UNET}middle_block.0.in_layers.2.weight": (1280, 1280, 3, 3)}
+
+
 def vae(channels: int, prefix: str = VAE) -> dict[str, tuple[int, ...]]:
     return {
         f"{prefix}encoder.down.0.block.0.conv1.weight": (128, 128, 3, 3),
@@ -97,6 +104,17 @@ MODELS: Mapping[str, tuple[Shapes, str, str]] = {
     "SD3.5 medium": (mmdit(1536, "attn.ln_q", "attn2.qkv") | THREE, "SD3.5 medium", ""),
     "SD3.5 large": (mmdit(2432, "attn.ln_q") | THREE, "SD3.5 large", ""),
     "Flux": ({f"{UNET}double_blocks.0.img_attn.qkv.weight": (9216, 3072)} | vae(16), "Flux", ""),
+    "SSD-1B": (pruned(2048) | BOTH, "SDXL", "pruned"),
+    "Playground v2.5": (
+        unet(2048) | BOTH | {"edm_mean": (1, 4, 1, 1), "edm_std": (1, 4, 1, 1)},
+        "SDXL",
+        "EDM",
+    ),
+    "CosXL": (unet(2048) | BOTH | {"edm_vpred.sigma_max": (1,), "edm_vpred.sigma_min": (1,)}, "SDXL", "EDM"),
+    "Stable Cascade": ({f"{UNET}clf.1.weight": (64, 2048, 1, 1)} | vae(4), "Cascade", ""),
+    "PixArt": ({f"{UNET}t_block.1.weight": (6912, 1152)} | vae(4), "PixArt", ""),
+    "AuraFlow": ({f"{UNET}cond_seq_linear.weight": (3072, 2048)} | vae(4), "AuraFlow", ""),
+    "Hunyuan-DiT": ({f"{UNET}mlp_t5.0.weight": (8192, 2048)} | vae(4), "Hunyuan-DiT", ""),
 }
 
 
@@ -165,8 +183,15 @@ def test_what_is_no_base_model_is_told_and_refused(tmp_path: Path, name: str) ->
 REFUSED = {
     "SD1 without its text encoder": "lacks its text encoder",
     "SD1, inpainting": "is Stable Diffusion 1, for inpainting",
+    "SD1, editing": "is Stable Diffusion 1, for editing by instruction",
     "SD2 unCLIP": "is Stable Diffusion 2 unCLIP, which cannot be trained here yet",
     "refiner": "is the refiner of Stable Diffusion XL, which cannot",
+    "Flux": "is Flux, which cannot be trained here yet",
+    "SSD-1B": "is Stable Diffusion XL, with layers taken out, as in SSD-1B",
+    "Playground v2.5": "is Stable Diffusion XL, with another kind of noise",
+    "CosXL": "is Stable Diffusion XL, with another kind of noise",
+    "Stable Cascade": "is Stable Cascade, which cannot be trained here yet",
+    "PixArt": "is PixArt, which cannot be trained here yet",
 }
 
 
@@ -176,6 +201,62 @@ def test_a_model_that_cannot_be_trained_is_refused_by_its_name(tmp_path: Path, n
     with pytest.raises(UserError, match=f"some.safetensors {REFUSED[name]}") as refused:
         families.recognise(BaseSection(path=str(path)))
     assert refused.value.hint.startswith("Choose ")
+
+
+FOLDERS: Mapping[str, tuple[str, dict[str, Any], str]] = {
+    # name: class of the pipeline, its UNet's config, what is said
+    "inpainting": ("StableDiffusionInpaintPipeline", {"in_channels": 9}, "1, for inpainting"),
+    "instruct-pix2pix": ("StableDiffusionInstructPix2PixPipeline", {"in_channels": 8}, "1, for editing"),
+    "upscaler": ("StableDiffusionUpscalePipeline", {"in_channels": 7}, "1, for upscaling"),
+    "depth": (
+        "StableDiffusionDepth2ImgPipeline", {"in_channels": 5, "cross_attention_dim": 1024}, "2, for depth"
+    ),
+    "SSD-1B": ("StableDiffusionXLPipeline", {"mid_block_type": "UNetMidBlock2D"}, "XL, with layers taken"),
+    "Vega": (
+        "StableDiffusionXLPipeline", {"reverse_transformer_layers_per_block": [2, 1, 1]},
+        "XL, with layers taken out",
+    ),
+    "Playground v2.5": ("StableDiffusionXLPipeline", {}, "XL, with another kind of noise"),
+    "unCLIP": ("StableUnCLIPPipeline", {}, r"is a model of another kind \(StableUnCLIPPipeline\)"),
+    "LCM": ("LatentConsistencyModelPipeline", {}, "is a model of another kind"),
+    "Cascade": ("StableCascadePriorPipeline", {}, "is a model of another kind"),
+    "PixArt": ("PixArtSigmaPipeline", {}, "is a model of another kind"),
+    "Flux": ("FluxPipeline", {}, "is Flux, which cannot be trained here yet"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_that_cannot_be_trained_is_refused_by_its_name(tmp_path: Path, name: str) -> None:
+    pipeline, unet_config, said = FOLDERS[name]
+    scheduler = "EDMDPMSolverMultistepScheduler" if name.startswith("Playground") else "DDIMScheduler"
+    contents = {
+        "model_index.json": {"_class_name": pipeline},
+        "unet/config.json": {"_class_name": "UNet2DConditionModel"} | unet_config,
+        "scheduler/scheduler_config.json": {"_class_name": scheduler},
+    }
+    for file, values in contents.items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(UserError, match=said) as refused:
+        families.recognise(BaseSection(path=str(tmp_path)))
+    assert refused.value.path == "base.path" and refused.value.hint.startswith("Choose ")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_distilled"),
+    [
+        ("sd_xl_turbo_1.0", True), ("dreamshaperXL_v21TurboDPMSDE", True), ("sdxl_lightning_4step", True),
+        ("juggernautXL_v9Rdphoto2Lightning", True), ("LCM_Dreamshaper_v7", True), ("Hyper-SDXL", True),
+        ("hyperrealism_v3", False), ("turbomix", False), ("model", False),
+    ],
+)  # fmt: skip
+def test_a_distilled_model_is_trained_with_a_warning(
+    trainer: Trainer, base: Path, tmp_path: Path, name: str, is_distilled: bool
+) -> None:
+    (tmp_path / name).symlink_to(base)
+    draft = planner.draft(trainer.config(base__path=str(tmp_path / name)), trainer.workspace, CPU_ONLY)
+    warned = [advice for advice in draft.plan.advice if "few steps" in advice.text]
+    assert len(warned) == is_distilled
 
 
 # -- what it predicts ------------------------------------------------------------------------------

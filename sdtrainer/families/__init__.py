@@ -58,7 +58,8 @@ def why_no_base(path: str, found: Found) -> UserError | None:
     if found.kind not in ("model", "folder"):
         return _refused(f"{name} is {found.title}, not a base model", _remedy(found))
     if found.variant:
-        return _refused(f"{name} is {found.title}", "Choose the ordinary version of this model.")
+        ordinary = BASES[found.base].title
+        return _refused(f"{name} is {found.title}", f"Choose an ordinary model of {ordinary}.")
     if BASES[found.base].family not in FAMILIES:
         return _refused(f"{name} is {found.title}, which cannot be trained here yet", f"Choose {_known()}.")
     if found.missing:

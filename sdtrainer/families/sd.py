@@ -6,6 +6,7 @@ it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ class StableDiffusion:
 
     def _in_folder(self, path: str) -> Found | None:
         place = configs.place_of(path)
-        if place is None or not place.pipeline.startswith("StableDiffusionP"):
+        if place is None or not re.match("StableDiffusion(?!XL|3)", place.pipeline):
             return None
         read = configs.read(place, COMPONENTS[self.name])
         width = read[DENOISER]["cross_attention_dim"]

@@ -42,7 +42,7 @@ class StableDiffusion3:
 
     def _in_folder(self, path: str) -> Found | None:
         place = configs.place_of(path)
-        if place is None or place.pipeline != "StableDiffusion3Pipeline":
+        if place is None or not place.pipeline.startswith("StableDiffusion3"):
             return None
         has_t5 = all(place.index.get(name, [None])[0] for name in (T5, tokenizer_folder(T5)))
         components = {part: c for part, c in COMPONENTS[self.name].items() if part != T5 or has_t5}

@@ -25,8 +25,9 @@ def facts(family: str, title: str, found: Found, encoders: tuple[str, ...]) -> F
     config, denoiser, vae = found.configs, found.configs[DENOISER], found.configs[VAE]
     if denoiser["in_channels"] != vae["latent_channels"]:
         raise UserError(
-            f"Base model: '{found.path}' is an inpainting model ({denoiser['in_channels']} input channels).",
-            "Choose the ordinary version of this model; inpainting models are not trained yet.",
+            f"Base model: the denoiser of '{found.path}' reads {denoiser['in_channels']} channels, and its "
+            f"VAE makes {vae['latent_channels']}.",
+            "Choose the ordinary version of this model.",
             "base.path",
         )
     scale = 2 ** (len(vae["block_out_channels"]) - 1)

@@ -44,6 +44,10 @@ BASES: Mapping[str, Base] = {
     "SD3.5 medium": Base("Stable Diffusion 3.5 Medium", "sd3", 4096, _THREE, is_flow=True),
     "SD3.5 large": Base("Stable Diffusion 3.5 Large", "sd3", 4096, _THREE, is_flow=True),
     "Flux": Base("Flux", "", 4096, _UNET_AND_VAE, is_flow=True),
+    "Cascade": Base("Stable Cascade", "", 1280, _UNET_AND_VAE),
+    "PixArt": Base("PixArt", "", 4096, _UNET_AND_VAE),
+    "AuraFlow": Base("AuraFlow", "", 2048, _UNET_AND_VAE, is_flow=True),
+    "Hunyuan-DiT": Base("Hunyuan-DiT", "", 1024, _UNET_AND_VAE),
 }
 
 
@@ -68,6 +72,10 @@ SIGNATURES: tuple[tuple[str, str, tuple[Mark, ...]], ...] = (
     # base, how it is told, marks
     ("Flux", "its double blocks", (Mark("double_blocks.0.img_attn.qkv.weight"),)),
     ("Flux", "its single blocks", (Mark("single_transformer_blocks.0."),)),
+    ("Cascade", "its tensor clf.1.weight", (Mark("clf.1.weight"),)),
+    ("PixArt", "its tensor t_block.1.weight", (Mark("t_block.1.weight"),)),
+    ("AuraFlow", "its tensor cond_seq_linear.weight", (Mark("cond_seq_linear.weight"),)),
+    ("Hunyuan-DiT", "its tensor mlp_t5.0.weight", (Mark("mlp_t5.0.weight"),)),
     (
         "SD3.5 large",
         "joint blocks of width 2432",
@@ -101,6 +109,17 @@ SIGNATURES: tuple[tuple[str, str, tuple[Mark, ...]], ...] = (
 _FIRST = ("input_blocks.0.0.weight", "conv_in.weight")
 VARIANTS: Mapping[int, str] = {9: "inpainting", 8: "editing by instruction", 5: "depth", 7: "upscaling"}
 """By the number of channels that the denoiser reads; those of a plain one are 4, or 16 in SD3."""
+PRUNED, EDM = "pruned", "EDM"
+_WORDS = {
+    PRUNED: "with layers taken out, as in SSD-1B and Vega",
+    EDM: "with another kind of noise (EDM), as in Playground v2.5 and CosXL",
+}
+EDM_MARKS = ("edm_mean", "edm_vpred.sigma_max")
+"""Tensors beside the model by which programs know those."""
+_MIDDLE = ("middle_block.", "mid_block.")
+_MIDDLE_TEXT = ("middle_block.1.", "mid_block.attentions.")
+"""What reads the text in the middle of a UNet; pruned ones lack it. Source of both: ComfyUI,
+supported_models.py, SDXL.model_type and SSD1B."""
 
 
 def base_of(shapes: Shapes) -> tuple[str, str]:
@@ -111,6 +130,20 @@ def base_of(shapes: Shapes) -> tuple[str, str]:
     )
 
 
-def variant_of(shapes: Shapes) -> str:
+def variant_of(base: str, shapes: Shapes) -> str:
+    """Return in which way a model differs from a plain one of its base, or an empty text."""
     channels = next((shapes[name][1] for name in _FIRST if len(shapes.get(name, ())) == 4), 4)
-    return VARIANTS.get(channels, "")
+    if channels in VARIANTS:
+        return VARIANTS[channels]
+    if base == "SDXL" and any(mark in shapes for mark in EDM_MARKS):
+        return EDM
+    has_middle, reads_text = (
+        any(Mark(name).is_on(shapes) for name in names) for names in (_MIDDLE, _MIDDLE_TEXT)
+    )
+    return PRUNED if base in ("SD1", "SD2", "SDXL") and has_middle and not reads_text else ""
+
+
+def titled(base: str, variant: str) -> str:
+    """Return what such a model is called."""
+    words = _WORDS.get(variant, f"for {variant}")
+    return f"{BASES[base].title}, {words}" if variant else BASES[base].title

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..formats.diffusers_folder import DIFFUSERS, INDEX, TRANSFORMERS, weights_in
 from ..formats.safetensors_file import TensorInfo, read_header
-from .bases import BASES, VARIANTS
+from .bases import BASES, EDM, PRUNED, VARIANTS, titled
 from .found import Found, Kind, Part, Prediction
 from .models import parts_of
 
@@ -27,6 +27,7 @@ _CLASSES: Mapping[str, tuple[Kind, str]] = {
     "ControlNetModel": ("controlnet", "a ControlNet, as diffusers keeps it"),
     "MotionAdapter": ("other", "a motion module, as diffusers keeps it"),
 }
+_MIDDLE = "UNetMidBlock2DCrossAttn"
 _PART_FOLDERS: Mapping[str, str] = {
     "unet": "denoiser", "transformer": "denoiser", "vae": "VAE", "text_encoder": "text encoder",
     "text_encoder_2": "text encoder 2", "text_encoder_3": "text encoder 3",
@@ -57,16 +58,27 @@ def _pipeline(path: Path, index: Mapping[str, Any], reads_weights: bool) -> Foun
         return Found("other", f"a model of another kind ({name or 'without a name'})", f"its {INDEX}")
     denoiser = _json(path / "unet" / "config.json") or _json(path / "transformer" / "config.json") or {}
     base = _refined(base, index, denoiser)
-    variant = VARIANTS.get(denoiser.get("in_channels", 4), "")
+    scheduler = _json(path / "scheduler" / "scheduler_config.json") or {}
+    variant = _variant(base, denoiser, scheduler)
     return Found(
         "folder",
-        f"{BASES[base].title}{f', for {variant}' if variant else ''}",
+        titled(base, variant),
         f"its {INDEX}, a {name}",
         base=base,
         variant=variant,
         parts=_parts(path) if reads_weights else (),
         prediction=_prediction(path, base),
     )
+
+
+def _variant(base: str, denoiser: Mapping[str, Any], scheduler: Mapping[str, Any]) -> str:
+    if denoiser.get("in_channels") in VARIANTS:
+        return VARIANTS[denoiser["in_channels"]]
+    if str(scheduler.get("_class_name", "")).startswith("EDM"):
+        return EDM
+    is_whole = denoiser.get("mid_block_type", _MIDDLE) == _MIDDLE
+    is_even = denoiser.get("reverse_transformer_layers_per_block") is None
+    return "" if is_whole and is_even else PRUNED
 
 
 def _refined(base: str, index: Mapping[str, Any], denoiser: Mapping[str, Any]) -> str:

@@ -49,15 +49,15 @@ def look(path: Path, contents: Contents) -> Found | None:
     base, told = bases.base_of(inner)
     if not base:
         return _average(contents)
-    row, variant = bases.BASES[base], bases.variant_of(inner)
+    row, variant = bases.BASES[base], bases.variant_of(base, inner)
     is_whole = any(name.startswith(bases.DENOISER_PREFIX) for name in contents.tensors)
     if not is_whole and any(bases.Mark(prefix).is_on(contents.shapes) for prefix in row.parts.values()):
         return None  # a text encoder or a VAE under the names of a whole model
-    plain = f"{row.title}{f', for {variant}' if variant else ''}"
+    channels = bases.VARIANTS.values()
     return Found(
         kind="model" if is_whole else "denoiser",
-        title=plain if is_whole else f"the denoiser of {row.title} alone",
-        why=f"{told}{f' and {_channels(inner)} input channels' if variant else ''}",
+        title=bases.titled(base, variant) if is_whole else f"the denoiser of {row.title} alone",
+        why=f"{told}{f' and {_channels(inner)} input channels' if variant in channels else ''}",
         base=base,
         variant=variant,
         parts=parts_of(contents.tensors, row.parts if is_whole else {"denoiser": ""}),
