@@ -15,6 +15,7 @@ from .section import UserError, override
 from .workspace import PROJECT
 
 FOLDER = PROJECT / "presets"
+_FAMILIES = {"sd15": "sd", "sdxl": "sdxl", "sd35": "sd3"}
 _WORDS = ("title", "about", "source", "promises")
 
 
@@ -28,6 +29,11 @@ class Preset:
     source: str
     values: Mapping[str, Any]
     promises: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def family(self) -> str:
+        """The family of base models that it is made for, as its name says; '' for the starter."""
+        return next((family for start, family in _FAMILIES.items() if self.name.startswith(start)), "")
 
 
 def presets() -> tuple[Preset, ...]:

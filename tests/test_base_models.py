@@ -42,8 +42,11 @@ def sd2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """A file of each family as other programs write them, without a word on how it is built."""
-    folder = tmp_path_factory.mktemp("files")
+    return write_files(tmp_path_factory.mktemp("files"))
+
+
+def write_files(folder: Path) -> dict[str, Path]:
+    """Write a file of each family as other programs do, without a word on how it is built."""
     made = {name: folder / name / f"{name}.safetensors" for name in MADE}
     for file in made.values():
         file.parent.mkdir()

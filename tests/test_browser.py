@@ -318,3 +318,72 @@ def test_the_result_is_inspected_and_tried(page: Any) -> None:
     drawn = picture_text.read(picture_text.text_in(Path(download.value.path())))
     assert drawn and (drawn.prompt, drawn.steps, drawn.width) == ("a zib robot", 2, 128)
     assert [adapter.strength for adapter in drawn.adapters] == [1.0]
+
+
+# -- base models in one file, as other programs write them ------------------------------------------------
+
+CHOSEN = {
+    # name of the file: the preset for it, what is said of it, who reads what it makes
+    "sd1": ("SD 1.5: a subject, 8 GB", r"Stable Diffusion 1, 512 px, probably predicts epsilon", "A1111"),
+    "sd2": ("SD 1.5: a subject, 8 GB", r"Stable Diffusion 2, 512 px, probably predicts epsilon", "A1111"),
+    "sdxl": ("SDXL: a subject, 16 GB", r"Stable Diffusion XL, 1024 px, predicts v_prediction", "A1111"),
+    "sd3": (
+        "SD 3.5 Medium: a subject, 8 GB",
+        r"Stable Diffusion 3.5 Medium, 1024 px, predicts flow",
+        "ComfyUI",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def single_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    from test_base_models import write_files
+
+    return write_files(tmp_path_factory.mktemp("single files"))
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import tiny
+
+    return tiny.make_images(tmp_path_factory.mktemp("pictures") / "discs", 5)
+
+
+def enter(page: Any, key: str, value: str) -> None:
+    field(page, key).fill(value)
+    field(page, key).press("Tab")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHOSEN)
+def test_a_model_file_is_chosen_recognised_taught_and_exported(
+    page: Any, single_files: dict[str, Path], discs: Path, name: str
+) -> None:
+    preset, said, reader = CHOSEN[name]
+    enter(page, "data-folder", str(discs))
+    page.locator("#found", has_text="5 images").wait_for()
+    tab(page, "Method")
+    enter(page, "base-path", str(single_files[name]))
+    page.locator("p.found", has_text=re.compile(rf"Recognised.*{said}.*recognised by", re.S)).wait_for()
+    choice = page.get_by_label("Preset").first
+    choice.fill(preset)
+    page.get_by_role("option", name=preset).click()
+    page.locator("p.found", has_text="not made for").wait_for(state="detached")
+    if name == "sd2":  # a person knows better
+        page.locator("#base-model button").first.click()
+        page.locator("#knob-base-prediction_type").get_by_text("v_prediction", exact=True).click()
+        page.locator("p.found", has_text="predicts v_prediction, as you set it").wait_for()
+    enter(page, "run-name", f"file-{name}")
+    for key, value in (("train-resolution", "64"), ("train-steps", "2"), ("sample-prompts", "a zib disc")):
+        enter(page, key, value)
+    plan(page, "2 steps")
+    page.locator("#train:enabled").click()
+    tab(page, "Train")
+    state = page.locator("#run-state", has_text=re.compile(rf"file-{name}.*Finished: 2 steps", re.S))
+    state.wait_for(timeout=TRAIN_SECONDS)
+    page.locator("#newest img").first.wait_for()
+    tab(page, "Runs")
+    page.locator(".run-card", has_text=f"file-{name}").click()
+    page.locator("#run-details a", has_text=f"file-{name}.safetensors").wait_for()
+    row = page.locator("#run-details table.readers tr", has_text=reader)
+    assert "reads it" in row.inner_text()

@@ -39,6 +39,18 @@ def test_what_was_typed_survives_a_restart_even_if_it_is_wrong(workspace: Worksp
     assert "batch_size" not in again.values["train"]
 
 
+def test_a_preset_leaves_a_persons_own_base_model_alone(workspace: Workspace) -> None:
+    known = presets.presets()
+    paths = {p.values["base"]["path"] for p in known}
+    assert "starter" in paths and len(paths) >= 4
+    for preset in known:
+        named = preset.values["base"]["path"]
+        for path in ("/models/mine.safetensors", "some-one/some-model", *paths):
+            values = from_preset({"base": {"path": path}}, preset, known)
+            keeps = path not in paths and preset.name != STARTER_PRESET
+            assert values["base"]["path"] == (path if keeps else named), (preset.name, path)
+
+
 def test_an_unreadable_draft_is_set_aside(workspace: Workspace) -> None:
     workspace.root.mkdir(parents=True)
     (workspace.root / "draft.toml").write_text("this is = = no toml")

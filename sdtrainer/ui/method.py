@@ -45,12 +45,11 @@ FOLDED = {
     "optim": "Optimizer and learning rate schedule",
     "noise": "Noise and loss",
     "sample": "More of the pictures while training",
-    "base": "More of the base model",
     "checkpoint": "More of checkpoints",
     "export": "The exported file",
     "run": "More of the run",
 }
-ELSEWHERE = ("data", "prior")
+ELSEWHERE = ("data", "prior", "base")
 
 
 class Method:
@@ -65,12 +64,14 @@ class Method:
                 self.preset = gr.Dropdown(
                     allow_custom_value=True,
                     label="Preset",
-                    info="A good starting point. Your folder, names and prompts stay as they are.",
+                    info="A good starting point. Your folder, names, prompts and own model stay as they are.",
                 )
                 self.about = gr.HTML()
             with gr.Column(min_width=260):
                 self.form.place("base.path")
                 self.chip = gr.HTML()
+                with gr.Accordion("More of the base model", open=False, elem_id="base-model"):
+                    self._place("base")
         self.form.place("run.goal")
         gr.HTML(tag("h3", "Method: how the model is taught"))
         self.kind = self.form.place_kind()
@@ -119,7 +120,7 @@ class Method:
             self.preset: gr.update(
                 choices=[(p.title, p.name) for p in project.known], value=chosen.name if chosen else None
             ),
-            self.about: _about(chosen),
+            self.about: _about(chosen, picker.misfit(chosen, outlook.facts, project.known)),
             self.chip: _chip(outlook),
             self.cards: picker.cards(kind, has_class_images, project.known),
             self.prior: gr.update(label=_prior_label(config)),
@@ -185,7 +186,7 @@ class Method:
 
     def _load(self, preset: presets.Preset, given: Given) -> None:
         project = self.desk.project
-        held, values = project.values.get("method", {}), from_preset(project.values, preset)
+        held, values = project.values.get("method", {}), from_preset(project.values, preset, project.known)
         project.change(values, given.session, preset.name)
         kind = self.kind_of(values)
         if held.get("kind") in METHODS and (lost := picker.dropped(held, kind)):
@@ -239,7 +240,7 @@ def _file(plan: Plan, ledger: Ledger | None) -> str:
     return tag("p", tag("b", words.safe(names)) + size, "made") + where
 
 
-def _about(preset: presets.Preset | None) -> str:
+def _about(preset: presets.Preset | None, misfit: str) -> str:
     if preset is None:
         return ""
     promises = preset.promises
@@ -248,14 +249,16 @@ def _about(preset: presets.Preset | None) -> str:
         costs.append(f"needs {promises['vram_gib']:g} GB of graphics memory")
     if promises.get("minutes"):
         costs.append(f"takes about {words.duration(60 * promises['minutes'])}")
-    return tag("p", words.safe(preset.about) + (f" It {' and '.join(costs)}." if costs else ""), "quiet")
+    about = tag("p", words.safe(preset.about) + (f" It {' and '.join(costs)}." if costs else ""), "quiet")
+    warning = tag("span", "Another model", "light warn") + words.safe(misfit)
+    return about + (tag("p", warning, "found") if misfit else "")
 
 
 def _chip(outlook: Outlook) -> str:
     facts, config, error = outlook.facts, outlook.config, outlook.base_error
     if error is not None:
         said = words.safe(f"{error.what} {error.hint}")
-        return tag("p", tag("span", "Not recognised", "light bad") + said, "found")
+        return tag("p", tag("span", "Cannot be taught", "light bad") + said, "found")
     if facts is None or config is None:
         return ""
     text = f"{facts.title}, {facts.resolution} px, {_predicts(facts, config)}; recognised by {facts.why}."

@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ..families import ASSETS
 from ..methods import METHODS, method_of
 from ..presets import Preset
-from ..seams import Card
+from ..seams import Card, Facts
 from . import words
 from .words import tag
 
@@ -83,6 +84,17 @@ def for_card(known: Sequence[Preset], card_gib: float | None) -> Preset | None:
     )
     fitting = [p for p in found if card_gib is not None and p.promises.get("vram_gib", 0) <= card_gib]
     return (fitting[-1:] or found[:1] or [None])[0]
+
+
+def misfit(preset: Preset | None, facts: Facts | None, known: Sequence[Preset]) -> str:
+    """Say that a preset is made for another base model than this one, and which to take; '' if it is not."""
+    if preset is None or facts is None or facts.path == str(ASSETS / "starter-model"):
+        return ""
+    if preset.family == facts.family:
+        return ""
+    fitting = next((p.title.partition(":")[0] for p in known if p.family == facts.family), "")
+    better = f" Choose one that begins with '{fitting}:'." if fitting else ""
+    return f"This preset's learning rate and sizes are not made for {facts.title}.{better}"
 
 
 def _is_for(preset: Preset, kind: str) -> bool:

@@ -6,7 +6,7 @@ Owns the draft and its preset. The values are raw: they may not yet make a valid
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..section import UserError, override
 from ..workspace import Workspace
 
 STARTER_PRESET = "starter"
-METHOD = "method.kind"
+METHOD, BASE = "method.kind", "base.path"
 OWN = (
     "run.name",
     "run.note",
@@ -120,10 +120,15 @@ class Project:
         self.change(override(self.values, undone), author)
 
 
-def from_preset(values: Mapping[str, Any], preset: Preset) -> dict[str, Any]:
-    """Return the values that a preset gives to a project: its own, plus what is the person's own."""
+def from_preset(values: Mapping[str, Any], preset: Preset, known: Sequence[Preset] = ()) -> dict[str, Any]:
+    """Return the values that a preset gives to a project: its own, plus what is the person's own. That is
+    the base model too, if none of the known presets names it; the starter's preset is for the starter alone.
+    """
     own = {path: v for path, v in configs.flatten(values).items() if path in OWN}
-    return presets.apply(override(Config().values(), own), preset)
+    made = presets.apply(override(Config().values(), own), preset)
+    base, named = own.get(BASE), {p.values.get("base", {}).get("path") for p in known}
+    keeps = base and known and base not in named and preset.name != STARTER_PRESET
+    return override(made, {BASE: base}) if keeps else made
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
