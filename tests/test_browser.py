@@ -145,23 +145,61 @@ def plan(page: Any, pattern: str) -> None:
     page.locator("#plan-text", has_text=re.compile(pattern)).wait_for()
 
 
-def test_the_dataset_shows_pictures_and_keeps_captions(page: Any, address: str) -> None:
+def test_captions_are_typed_tagged_changed_at_once_undone_and_kept(page: Any, address: str) -> None:
     page.locator("#pictures img").first.wait_for()
     page.locator("#found", has_text="12 images").wait_for()
     assert page.locator("#pictures img").count() == 12
-    page.locator("#pictures button").first.click()
-    caption = page.locator("#caption textarea")
+    page.wait_for_function("[...document.querySelectorAll('#pictures img')].every(i => i.naturalWidth > 0)")
+    page.locator("#pictures .thumbnail").first.click()
+    caption = page.locator("#caption-text")
     caption.wait_for()
     before = caption.input_value()
     assert "zib" in before
-    caption.fill("a zib robot waving")
-    page.locator("#caption-save").click()
-    page.locator("#editor", has_text="Trained as: a zib robot waving").first.wait_for()
+    caption.fill("a zib robot, waving")
+    page.locator("#caption-about", has_text="Trained as: a zib robot, waving").wait_for()
+    page.locator("#caption-about").get_by_role("button", name="Remove waving").click()
+    shows(page, "#caption-text", "a zib robot")
+    page.locator("#caption-tag").fill("night")
+    page.locator("#caption-tag").press("Enter")
+    shows(page, "#caption-text", "a zib robot, night")
+    caption.press("Control+Enter")
+    page.locator("#large-picture", has_text="2 of 12").wait_for()
+    page.wait_for_function("document.querySelector('#caption-text').value != 'a zib robot, night'")
     caption.press("Escape")
-    page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.querySelector('#caption textarea').value != 'a zib robot waving'")
+    page.keyboard.press("ArrowLeft")
+    shows(page, "#caption-text", "a zib robot, night")
+    page.keyboard.press("Escape")
+
+    page.locator("#find-search :is(input, textarea)").fill("night")
+    page.locator("#found-pictures", has_text="1 of 12").wait_for()
+    page.locator("#find-search :is(input, textarea)").fill("")
+    page.locator("#found-pictures", has_text=re.compile(r"^\s*12 pictures")).wait_for()
+    page.locator("#pictures .thumbnail").nth(1).click(modifiers=["Control"])
+    page.locator("#pictures .thumbnail").nth(3).click(modifiers=["Shift"])
+    page.locator("#found-pictures", has_text="3 selected").wait_for()
+    page.get_by_role("button", name="Change many captions").click()
+    page.locator("#bulk-text :is(input, textarea)").fill("zib")
+    page.locator("#bulk-new :is(input, textarea)").fill("zab")
+    page.locator("#bulk-preview del", has_text="zib").first.wait_for()
+    page.locator("#bulk-apply", has_text="Change 3 captions").click()
+    page.locator("#undo", has_text="Replaced: zib by zab").wait_for()
+    assert page.locator("#pictures", has_text="zab").count() == 1
+
     open_page(page, address)
-    page.locator("#pictures", has_text="a zib robot waving").wait_for()
+    page.locator("#pictures", has_text="zab").wait_for()
+    page.locator("#undo", has_text="Replaced: zib by zab").click()
+    page.locator("#redo", has_text="Replaced: zib by zab").wait_for()
+    page.wait_for_function("!document.querySelector('#pictures').innerText.includes('zab')")
+    page.locator("#pictures", has_text="a zib robot, night").wait_for()
+    page.keyboard.press("Control+z")
+    page.wait_for_function("!document.querySelector('#pictures').innerText.includes('night')")
+    page.locator("#pictures", has_text=before).wait_for()
+
+
+def shows(page: Any, place: str, text: str) -> None:
+    page.wait_for_function(
+        "([place, text]) => document.querySelector(place)?.value === text", arg=[place, text]
+    )
 
 
 def test_a_change_shows_in_the_plan_and_a_wrong_one_turns_red(page: Any, address: str) -> None:

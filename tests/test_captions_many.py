@@ -156,10 +156,10 @@ def by(search="", search_by="text", **more):
 
 
 SET = (
-    sample("img10.png", "a zib dog, red hat", num_bytes=5, mtime=3),
     sample("img2.png", "Sky, red_hat", "the app", num_bytes=9, mtime=1),
-    sample("notes.png", "", "", num_bytes=7, mtime=2),
+    sample("img10.png", "a zib dog, red hat", num_bytes=5, mtime=3),
     sample("long.png", "word " * 76, num_bytes=1, mtime=9),
+    sample("notes.png", "", "", num_bytes=7, mtime=2),
 )
 
 
@@ -168,7 +168,7 @@ SET = (
     [
         (by(), "img2 img10 long notes"),
         (by("RED"), "img2 img10"),
-        (by("notes"), "notes"),
+        (by("NOTES", "file name"), "notes"),
         (by("red hat", "tag"), "img2 img10"),
         (by("zib", "tag"), ""),
         (by("^a .*hat$", "pattern"), "img10"),

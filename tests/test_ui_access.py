@@ -155,7 +155,9 @@ def test_a_viewer_changes_nothing_in_any_handler(shared: Any) -> None:
         page.runs.go_on,
         page.runs.delete,
         page.runs.reuse,
-        page.dataset.browse.save,
+        page.dataset.browse.changes.undo,
+        page.dataset.browse.changes.yes,
+        page.dataset.browse.bulk.apply,
         page.header.share.go,
         page.header.share.stop,
     ]

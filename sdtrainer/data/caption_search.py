@@ -11,7 +11,6 @@ from . import patterns
 from .caption_edits import same_tag, tags_of
 from .captions import CHUNK_TOKENS, has_word
 from .census import Sample
-from .walk import natural_key
 
 Only = Literal[
     "all", "without a caption", "too long", "with problems", "without the trigger word", "edited here"
@@ -25,13 +24,12 @@ CountTokens = Callable[[Sequence[str]], Sequence[int]]
 class SearchSection(Section):
     """Which pictures. With everything left as it is, all of them, by name."""
 
-    search: str = knob(
-        "", "Search", "Words of captions or file names; empty finds all.", level="basic", max_length=1000
-    )
-    search_by: Literal["text", "tag", "pattern"] = knob(
+    search: str = knob("", "Search", "What to look for; empty finds all.", level="basic", max_length=1000)
+    search_by: Literal["text", "tag", "pattern", "file name"] = knob(
         "text",
         "Search for",
-        "Text anywhere, one whole tag, or a regular expression such as '^a photo'.",
+        "Text anywhere in captions, one whole tag, a regular expression such as '^a photo', or part of a"
+        " file's name.",
         level="basic",
     )
     only: Only = knob("all", "Show", "Too long are captions of more than 75 tokens.", level="basic")
@@ -57,7 +55,7 @@ class Known:
 
 
 def found(samples: Sequence[Sample], section: SearchSection, known: Known) -> list[Sample]:
-    """Return the pictures meant, in order.
+    """Return the pictures meant, in order; they are given by name.
 
     Raises:
         UserError: the regular expression is none, or takes too long.
@@ -66,12 +64,18 @@ def found(samples: Sequence[Sample], section: SearchSection, known: Known) -> li
     if section.search.strip():
         fits = _FITS[section.search_by](section, known)
         chosen = [s for s in chosen if fits(s)]
-    return sorted(_ONLY[section.only](chosen, known), key=_ORDERS[section.sort])
+    chosen, key = _ONLY[section.only](chosen, known), _ORDERS[section.sort]
+    return sorted(chosen, key=key) if key else chosen
 
 
 def _text(section: SearchSection, known: Known) -> Callable[[Sample], bool]:
     words = section.search.strip().casefold()
-    return lambda sample: words in sample.caption.casefold() or words in sample.path.casefold()
+    return lambda sample: words in sample.caption.casefold()
+
+
+def _name(section: SearchSection, known: Known) -> Callable[[Sample], bool]:
+    words = section.search.strip().casefold()
+    return lambda sample: words in sample.path.casefold()
 
 
 def _tag(section: SearchSection, known: Known) -> Callable[[Sample], bool]:
@@ -98,6 +102,7 @@ _FITS: Mapping[str, Callable[[SearchSection, Known], Callable[[Sample], bool]]] 
     "text": _text,
     "tag": _tag,
     "pattern": _pattern,
+    "file name": _name,
 }
 _ONLY: Mapping[str, Callable[[list[Sample], Known], list[Sample]]] = {
     "all": lambda samples, known: samples,
@@ -107,8 +112,8 @@ _ONLY: Mapping[str, Callable[[list[Sample], Known], list[Sample]]] = {
     "without the trigger word": _without_trigger,
     "edited here": lambda samples, known: [s for s in samples if s.path in known.edited],
 }
-_ORDERS: Mapping[str, Callable[[Sample], Any]] = {
-    "name": lambda s: natural_key(s.path),
+_ORDERS: Mapping[str, Callable[[Sample], Any] | None] = {
+    "name": None,
     "longest caption": lambda s: -len(s.caption),
     "shortest caption": lambda s: len(s.caption),
     "newest": lambda s: -s.mtime_ns,

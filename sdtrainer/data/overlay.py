@@ -134,6 +134,12 @@ class Overlay:
         return self._story.undone[-1].what if self._story.undone else None
 
     @property
+    def num_files(self) -> tuple[int, int]:
+        """How many text files `undo` and `redo` would write or remove."""
+        stacks = (self._story.done, self._story.undone)
+        return tuple(len(stack[-1].files) if stack else 0 for stack in stacks)  # type: ignore[return-value]
+
+    @property
     def history(self) -> list[tuple[float, str]]:
         """When what was done, the latest first; seconds since 1970."""
         return [(done.at, done.what) for done in reversed(self._story.done)]
@@ -185,20 +191,21 @@ class Overlay:
         return written
 
     def _step(self, word: str, stack: Callable[[Story], list[Change]], side: int) -> Step | None:
-        stepped: list[Step] = []
+        """Text files first: a step that a crash cut off is taken again, and finds them as they should be."""
+        if not stack(self._story):
+            return None
+        last = stack(self._story)[-1]
+        left = [name for name in last.files if not self._put_back(last.files[name], side)]
 
         def record(story: Story) -> Record | None:
-            if not stack(story):
-                return None
-            last = stack(story)[-1]
-            left = [name for name in last.files if not self._put_back(last.files[name], side)]
-            where = tuple(self.folder / last.files[name][0] for name in left)
-            names = tuple(name for name in {**last.values, **last.files} if name not in left)
-            stepped.append(Step(last.what, names, where))
-            return {word: left}
+            is_last = bool(stack(story)) and stack(story)[-1].at == last.at
+            return {word: left} if is_last else None
 
-        self._write(record)
-        return stepped[0] if stepped else None
+        if self._write(record) is None:
+            return None
+        where = tuple(self.folder / last.files[name][0] for name in left)
+        names = tuple(name for name in {**last.values, **last.files} if name not in left)
+        return Step(last.what, names, where)
 
     def _entry(self, file: Path, text: str) -> tuple[str, str | None, str]:
         """Note a text file's path, what it holds and what it will hold."""

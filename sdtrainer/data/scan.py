@@ -131,12 +131,13 @@ def _sample(
     if header.is_animated:
         sentence = "It has several frames; only the first is used."
         problems.append(Problem(found.path, "animated", sentence, "warning"))
-    caption, caption_from = captions.of(found)
+    written = captions.written(found)
+    caption, caption_from = captions.edited(found) or written
     fallback = class_word if captions.mode == "auto" else ""
     return Sample(
         path=found.path, root=root, width=header.width, height=header.height, caption=caption,
         caption_from=caption_from, class_word=fallback, repeats=repeats, num_bytes=found.num_bytes,
-        mtime_ns=found.mtime_ns,
+        mtime_ns=found.mtime_ns, written=written,
     )  # fmt: skip
 
 

@@ -73,13 +73,15 @@ class Captions:
             and 2 * sum(describes(found.stem) for found in images) >= len(images)
         )
 
-    def of(self, found: Found) -> tuple[str, str]:
-        """Return (caption, where it is from) of one image."""
+    def edited(self, found: Found) -> tuple[str, str] | None:
+        """Return (caption, where it is from) of one image, if it was edited in the app."""
+        edited = self.overlay.caption(found.path) if self.overlay and self.mode != "none" else None
+        return None if edited is None else (edited, FROM_APP)
+
+    def written(self, found: Found) -> tuple[str, str]:
+        """Return (caption, where it is from) of one image, as the user's files have it."""
         if self.mode == "none":
             return "", ""
-        edited = self.overlay.caption(found.path) if self.overlay else None
-        if edited is not None:
-            return one_line(edited), FROM_APP
         if text := self._text_of.get(found.path):
             return self._read(text), text.extension
         if entry := self._metadata.get(same_path(found.path)):

@@ -28,7 +28,7 @@ Role = Literal["owner", "viewer"]
 ROLES: tuple[Role, ...] = ("owner", "viewer")
 SHIPPED = ("", STARTER, "starter-held-out")
 OPEN_PATH = "/gradio_api/startup-events"  # the server asks itself for it once
-CHANGING_PATHS = ("/gradio_api/upload", "/download/", "/made/")
+OWNER_PATHS = ("/gradio_api/upload", "/download/", "/made/", "/thumbnail/")
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
 WRONG_PASSWORD_SECONDS = 1.0
 
@@ -150,7 +150,7 @@ class Gate:
             if scope["method"] == "GET" and path == "/":
                 return RedirectResponse("login", 303)
             return PlainTextResponse("Log in first", 401)
-        if role == "viewer" and path.startswith(CHANGING_PATHS):
+        if role == "viewer" and path.startswith(OWNER_PATHS):
             return PlainTextResponse("This login is for looking only", 403)
         return None
 

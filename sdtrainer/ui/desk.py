@@ -14,6 +14,7 @@ from .. import chores, hardware, planner
 from ..child import Hand
 from ..chores import CHORES, Answer
 from ..config import Config
+from ..data.section import DataSection
 from ..hardware import Machine
 from ..job import Jobs, Status
 from ..plan import Plan
@@ -28,6 +29,7 @@ from .follow import Followers
 from .listen import Listener
 from .outlook import Looker, Outlook
 from .project import Project
+from .thumbnails import Thumbnails
 from .tracing import Progress, Task, Tracer
 from .view import RunView
 
@@ -62,6 +64,7 @@ class Desk:
         self._classics: Answers[tuple[Drawn, ...]] = Answers((), self._tell, self.listener.log)
         self._tracer = Tracer(self._tell, self.listener.log)
         self._followers = Followers()
+        self.thumbnails = Thumbnails(workspace)
         self._glance = (0.0, "")
 
     def warm_up_soon(self) -> None:
@@ -145,6 +148,15 @@ class Desk:
     def look_again(self) -> None:
         self._looker.forget()
 
+    def pictures(self) -> tuple[Found, DataSection]:
+        """Return what was found in the folders last, and how it is used. Raises UserError."""
+        return self._looker.pictures(self.project.values)
+
+    def captions_changed(self, is_over: bool = True) -> None:
+        """Let all pages know; `is_over` if no more changes are expected at once."""
+        self._looker.captions_changed(is_over)
+        self.tell()
+
     def start(self, values: Mapping[str, Any]) -> RunFolder:
         """Start a run, or queue it. Raises UserError."""
         outlook = self.look(values)
@@ -224,6 +236,8 @@ class Desk:
     def _tell(self) -> None:
         """Let the pages know that something was found out."""
         self.num_counted += 1
+
+    tell = _tell
 
     def _warm_up(self) -> None:
         self.was_opened.wait(FIRST_PAGE_SECONDS)

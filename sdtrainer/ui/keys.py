@@ -8,10 +8,12 @@ from .words import tag
 
 KEYS = (
     ("1 - 6", "Go to a tab"),
-    ("Left, right", "Caption view: the picture before, the next one"),
-    ("Enter", "Caption view: write the caption"),
-    ("Ctrl + Enter", "Caption view: save, and go to the next picture"),
-    ("Esc", "Leave the caption; close the caption view"),
+    ("Click", "Pictures: look at one large; with Ctrl select it, with Shift all up to it"),
+    ("Left, right", "Large picture: the one before, the next one"),
+    ("Enter", "Large picture: write its caption"),
+    ("Ctrl + Enter", "In the caption: go to the next picture, with Shift to the one before"),
+    ("Esc", "Leave the caption; go back to all pictures"),
+    ("Ctrl + Z", "Undo the last change to captions, with Shift redo it (not in a text field)"),
     ("?", "Show or hide this list"),
 )
 _LIST = (
@@ -48,18 +50,23 @@ document.addEventListener('keydown', event => {
   }
 });
 document.addEventListener('keydown', event => {
-  const editor = document.querySelector('#editor');
-  if (!editor || !editor.checkVisibility() || document.querySelector('#keys')?.open) return;
-  const box = editor.querySelector('#caption textarea');
+  if (document.querySelector('#keys')?.open) return;
   const press = id => { document.querySelector('#' + id)?.click(); event.preventDefault(); };
   const isWriting = ['INPUT', 'TEXTAREA', 'SELECT'].includes(document.activeElement?.tagName);
+  const isDataset = document.querySelector('#undo')?.checkVisibility();
+  if (isDataset && !isWriting && (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === 'z')
+    press(event.shiftKey ? 'redo' : 'undo');
+  const editor = document.querySelector('#editor');
+  if (!editor || !editor.checkVisibility()) return;
+  const box = editor.querySelector('#caption-text');
   if (document.activeElement === box) {
-    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) press('caption-next');
+    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey))
+      press(event.shiftKey ? 'caption-previous' : 'caption-next');
     if (event.key === 'Escape') box.blur();
     return;
   }
   if (isWriting || event.ctrlKey || event.altKey || event.metaKey) return;
-  if (event.key === 'ArrowLeft') press('caption-prev');
+  if (event.key === 'ArrowLeft') press('caption-previous');
   if (event.key === 'ArrowRight') press('caption-next');
   if (event.key === 'Escape') press('caption-close');
   if (event.key !== 'Enter' || document.activeElement?.tagName === 'BUTTON') return;

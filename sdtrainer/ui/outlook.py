@@ -16,6 +16,7 @@ from .. import config as configs
 from .. import families, plan, planner
 from ..config import Config
 from ..data.census import Census
+from ..data.section import DataSection
 from ..families import BaseSection
 from ..hardware import Machine
 from ..planner import Draft, Found
@@ -33,6 +34,7 @@ SCANS_APART = 10
 SCAN_WAIT_SECONDS = 2.0
 WAIT_SECONDS = 2.0
 KEPT_SECONDS = 60.0
+QUICK_SECONDS = 0.2
 Answer = TypeVar("Answer")
 
 
@@ -76,6 +78,10 @@ class _Asked(Generic[Answer]):
         return self._is_answered.is_set() and time.monotonic() - self._began - self.seconds > seconds
 
     @property
+    def is_quick(self) -> bool:
+        return self._is_answered.is_set() and self.seconds < QUICK_SECONDS
+
+    @property
     def has_failed(self) -> bool:
         return isinstance(self._answer, UserError)
 
@@ -83,6 +89,11 @@ class _Asked(Generic[Answer]):
     def known(self) -> Answer | None:
         """The newest answer that is there."""
         return self._before if self._answer is None or isinstance(self._answer, UserError) else self._answer
+
+    def peek(self) -> Answer | None:
+        """Return what is known now; `late` will be called if there is more to come."""
+        self._wait = 0.0
+        return self.known
 
     def get(self) -> Answer | None:
         """Wait for the answer; return it, or what is known by then. Raises UserError as finding it did."""
@@ -120,6 +131,17 @@ class Looker:
         """Scan again at the next look: captions or files were changed."""
         self._is_old = True
         self._bases.clear()
+
+    def captions_changed(self, is_over: bool) -> None:
+        """Read the captions again: at once if that is quick, or if the changing `is_over`."""
+        scans = list(self._scans.values())
+        self._is_old = self._is_old or is_over or all(scan.is_quick for scan in scans)
+
+    def pictures(self, values: Mapping[str, Any]) -> tuple[Found, DataSection]:
+        """Return what was found last, without waiting where anything is known. Raises UserError."""
+        config = configs.build(values)
+        self._access.check(config)
+        return self._scan(config, waits=False), config.data
 
     def look(self, values: Mapping[str, Any], machine: Machine) -> Outlook:
         """Find out as much as the settings allow: a wrong base model still lets the images be seen."""
@@ -187,7 +209,7 @@ class Looker:
         except Exception as error:
             raise UserError(f"Base model: it cannot be read ({error}).", "Check it.", "base.path") from error
 
-    def _scan(self, config: Config) -> Found:
+    def _scan(self, config: Config, waits: bool = True) -> Found:
         """Read the folders without waiting long: while a large one is read anew, what was found before
         counts.
         """
@@ -197,11 +219,12 @@ class Looker:
         with self._lock:
             asked = self._scans.get(key)
             if asked is None or self._is_old or asked.is_older_than(_lasts(asked)):
+                waits = waits or asked is None or asked.is_quick
                 before, self._is_old = asked.known if asked else None, False
                 find = lambda: planner.look(config, self._workspace)  # noqa: E731
                 asked = _Asked(find, SCAN_WAIT_SECONDS, self._count, before)
                 self._scans = {key: asked}
-        found = asked.get()
+        found = asked.get() if waits or asked.known is None else asked.peek()
         if found is None:
             what = f"Image folder: the pictures in '{config.data.folder}' are being counted."
             raise UserError(what, "Many thousands take up to a minute the first time.", "data.folder")

@@ -84,6 +84,7 @@ def serve(
             "routes": [
                 Route("/download/{run}/{file}", downloads.route(desk)),
                 Route("/made/{path:path}", downloads.made_route(desk)),
+                Route("/thumbnail/{key}", desk.thumbnails.answer),
             ],
             "title": TITLE,
         },

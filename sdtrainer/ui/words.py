@@ -76,7 +76,11 @@ def tag(name: str, inner: str, class_: str = "", **attributes: Any) -> str:
 
 def picture(file: str, label: str) -> str:
     """Return an <img> of a thumbnail, as gradio serves it."""
-    return tag("img", "", src=f"gradio_api/file={file}", alt=label, loading="lazy").removesuffix("</img>")
+    return image(f"gradio_api/file={file}", label)
+
+
+def image(address: str, label: str) -> str:
+    return tag("img", "", src=address, alt=label, loading="lazy").removesuffix("</img>")
 
 
 def items(rows: Iterable[str]) -> str:

@@ -1,0 +1,116 @@
+"""Many captions changed at once: what is done, what it would change, and the button that does it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+
+from ...data import caption_edits
+from ...data.caption_edits import OPERATIONS, EditSection
+from ...section import Knob, UserError, checked, fields
+from .. import words
+from ..desk import Desk
+from ..form import Field, field_of
+from ..listen import Given
+from ..remembered import Remembered
+from ..words import tag
+from .diffs import diff
+from .finder import Show
+from .shelf import Shelf
+from .views import Moment, View
+
+SHOWN = 8
+
+
+class Bulk:
+    """Shows what would change while it is being typed; changes only when asked to."""
+
+    def __init__(self, desk: Desk, shelf: Shelf, views: Remembered[View]) -> None:
+        self.desk, self.shelf, self.views = desk, shelf, views
+        self.fields: dict[str, Field] = {}
+
+    def build(self) -> None:
+        knobs = fields(EditSection)
+        titles = [(kind.title, name) for name, kind in OPERATIONS.items()]
+        with gr.Accordion("Change many captions", open=False, elem_id="bulk"):
+            with gr.Row(elem_classes="finder"):
+                do = knobs["do"]
+                looks = {"label": do.title, "min_width": 170, "elem_id": "bulk-do"}
+                self.do = gr.Dropdown(titles, value=do.default, **looks)
+                for knob in knobs.values():
+                    if knob.name not in ("do", "separator"):
+                        self._place(knob)
+            self.preview = gr.HTML(elem_id="bulk-preview")
+            self.apply = gr.Button(
+                "Change captions", variant="primary", size="sm", interactive=False, elem_id="bulk-apply"
+            )
+
+    def _place(self, knob: Knob) -> None:
+        is_used = knob.name in OPERATIONS[fields(EditSection)["do"].default].uses
+        looks = {"elem_id": f"bulk-{knob.name.replace('_', '-')}", "min_width": 150, "visible": is_used}
+        self.fields[knob.name] = field_of(knob, looks)
+
+    @property
+    def shows(self) -> list[Any]:
+        return [*(field.widget for field in self.fields.values()), self.preview, self.apply]
+
+    def wire(self, show: Show, shows: list[Any]) -> None:
+        uses = {self.do, *(field.widget for field in self.fields.values())}
+        events = [widget.input for widget in uses]
+        take = lambda given: self._take(given) or show(given)  # noqa: E731
+        self.desk.on(events, take, uses, shows, trigger_mode="always_last", queue=False)
+        self.desk.on(self.apply.click, lambda g: self._apply(g, show), uses, shows, trigger_mode="once")
+
+    def render(self, moment: Moment) -> dict[Any, Any]:
+        used = OPERATIONS[moment.view.edit.do].uses  # type: ignore[index]
+        shown = {field.widget: gr.update(visible=name in used) for name, field in self.fields.items()}
+        captions = {sample.path: sample.caption for sample in moment.chosen}
+        try:
+            after = self._edited(moment)
+        except UserError as error:
+            return shown | {
+                self.preview: tag("p", words.safe(f"{error.what} {error.hint}"), "quiet"),
+                self.apply: gr.update(value="Change captions", interactive=False),
+            }
+        return shown | {
+            self.preview: _preview(captions, after, len(moment.view.picked)),
+            self.apply: gr.update(
+                value=f"Change {words.count(len(after), 'caption')}" if after else "Change captions",
+                interactive=bool(after),
+            ),
+        }
+
+    def _take(self, given: Given) -> None:
+        do = given[self.do]
+        values = {
+            name: self.fields[name].read(given[self.fields[name].widget]) for name in OPERATIONS[do].uses
+        }
+        separator = self.shelf.look().section.tag_separator
+        edit = checked(EditSection, {**values, "do": do, "separator": separator}, "change")
+        self.views[given.session] = replace(self.views[given.session], edit=edit)
+
+    def _apply(self, given: Given, show: Show) -> dict[Any, Any]:
+        self._take(given)
+        shelved, view = self.shelf.look(), self.views[given.session]
+        moment = Moment(view, shelved, self.shelf.find(shelved, view.search))
+        self.shelf.apply(caption_edits.words_for(view.edit), self._edited(moment))
+        return show(given)
+
+    def _edited(self, moment: Moment) -> dict[str, str]:
+        captions = {sample.path: sample.caption for sample in moment.chosen}
+        of = [sample.caption for sample in moment.shelved.by_path.values()]
+        return caption_edits.edited(captions, moment.view.edit, of)
+
+
+def _preview(captions: dict[str, str], after: dict[str, str], num_picked: int) -> str:
+    """Say how many captions change, and show some of them."""
+    which = f"the {num_picked:,} selected" if num_picked else f"all {len(captions):,} shown above"
+    said = tag("p", f"Changes {len(after):,} captions of {which}.")
+    rows = [
+        tag("b", words.safe(path)) + tag("p", diff(captions[path], text), "diff")
+        for path, text in list(after.items())[:SHOWN]
+    ]
+    more = tag("p", f"and {len(after) - SHOWN:,} more", "quiet") if len(after) > SHOWN else ""
+    return said + (tag("ul", words.items(rows), "previews") if rows else "") + more

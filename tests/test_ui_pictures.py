@@ -1,0 +1,171 @@
+"""The pictures on the page: what one page does and another sees, without a browser."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from starlette.requests import Request
+
+from sdtrainer.data import caption_edits
+from sdtrainer.section import override
+from sdtrainer.ui.access import Access
+from sdtrainer.ui.dataset.browse import Browse
+from sdtrainer.ui.dataset.diffs import diff
+from sdtrainer.ui.dataset.views import Sent
+from sdtrainer.ui.desk import Desk
+from sdtrainer.ui.listen import Given
+from sdtrainer.ui.thumbnails import KEPT, Thumbnails
+from sdtrainer.workspace import Workspace
+
+NAMES = ("a.png", "b.png", "c.png")
+
+
+@pytest.fixture(scope="module")
+def browse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browse]:
+    home = tmp_path_factory.mktemp("pictures")
+    (home / "set").mkdir()
+    for name in NAMES:
+        Image.new("RGB", (16, 16)).save(home / "set" / name)
+        (home / "set" / name).with_suffix(".txt").write_text(f"{name[0]}, sky")
+    workspace = Workspace(home / "workspace")
+    desk = Desk(workspace, Access(workspace))
+    desk.project.change(override(desk.project.values, {"data.folder": str(home / "set")}), "page")
+    made = Browse(desk)
+    with gr.Blocks():
+        made.build()
+    yield made
+    desk.close()
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(browse: Browse) -> None:
+    overlay = browse.shelf.look().overlay
+    while overlay.undo():
+        pass
+    browse.desk.look_again()
+    assert captions(browse) == {name: f"{name[0]}, sky" for name in NAMES}
+
+
+def captions(browse: Browse) -> dict[str, str]:
+    return {path: sample.caption for path, sample in browse.shelf.look().by_path.items()}
+
+
+def acts(browse: Browse, page: str, act: str, text: str, picture: str, **more: Any) -> dict[Any, Any]:
+    clicked = {"act": act, "picture": picture, "text": text, "number": time.monotonic_ns()} | more
+    return browse.editor._act(Given({}, "owner", page, clicked), browse._show)
+
+
+def opens(browse: Browse, page: str, picture: str) -> dict[Any, Any]:
+    return browse._open(Given({}, "owner", page, {"act": "open", "picture": picture}))
+
+
+def test_what_is_typed_is_kept_and_the_field_is_left_alone(browse: Browse) -> None:
+    opens(browse, "one", "a.png")
+    told = acts(browse, "one", "type", "a dog ", "a.png")
+    assert browse.editor.text not in told and browse.editor.about in told
+    assert captions(browse)["a.png"] == "a dog"
+    assert "Caption of a.png" in told[browse.changes.undo]["value"]
+    acts(browse, "one", "next", "a red dog", "a.png")
+    assert captions(browse) == {"a.png": "a red dog", "b.png": "b, sky", "c.png": "c, sky"}
+    assert browse.views["one"].open == "b.png"
+    assert [what for _, what in browse.shelf.look().overlay.history] == ["Caption of a.png"]
+
+
+def test_words_that_come_late_do_not_win_nor_go_to_another_picture(browse: Browse) -> None:
+    opens(browse, "late", "a.png")
+    acts(browse, "late", "type", "newer", "a.png", number=time.monotonic_ns() + 10**9)
+    acts(browse, "late", "type", "older", "a.png")
+    assert captions(browse)["a.png"] == "newer"
+    acts(browse, "late", "next", "newer", "a.png", number=time.monotonic_ns() + 2 * 10**9)
+    acts(browse, "late", "type", "typed before", "a.png", number=time.monotonic_ns() + 3 * 10**9)
+    assert captions(browse)["b.png"] == "b, sky" and browse.views["late"].open == "b.png"
+
+
+def test_another_page_shows_the_same(browse: Browse) -> None:
+    opens(browse, "one", "a.png")
+    opens(browse, "two", "a.png")
+    acts(browse, "one", "type", "a dog", "a.png")
+    told = browse._show(Given({}, "owner", "two"))
+    assert "a dog" in told[browse.editor.text]
+    assert browse._show(Given({}, "owner", "two")) == {}
+    browse.changes._step("undo")
+    assert "a, sky" in browse._show(Given({}, "owner", "one"))[browse.editor.text]
+
+
+def test_tags_are_removed_and_added(browse: Browse) -> None:
+    opens(browse, "tags", "b.png")
+    told = acts(browse, "tags", "untag", "b, sky, <i>", "b.png", place="0")
+    assert captions(browse)["b.png"] == "sky, <i>" and "&lt;i&gt;" in told[browse.editor.text]
+    acts(browse, "tags", "add", "sky, <i>", "b.png", tag="night, sky")
+    assert captions(browse)["b.png"] == "sky, <i>, night"
+
+
+def test_a_picture_that_no_longer_fits_the_search_can_be_left(browse: Browse) -> None:
+    browse.finder.look_for(Given({}, "owner", "found"), "a")
+    opens(browse, "found", "a.png")
+    acts(browse, "found", "type", "other", "a.png")
+    acts(browse, "found", "next", "other", "a.png")
+    assert browse.views["found"].open == "a.png"
+    told = acts(browse, "found", "close", "other", "a.png")
+    assert "No picture is like this" in told[browse.grid.grid]
+
+
+TEXTS = st.lists(st.sampled_from(["sky", "Sky", "a dog", "x_y", ""]), max_size=3).map(", ".join)
+
+
+@settings(max_examples=30)
+@given(rounds=st.lists(st.dictionaries(st.sampled_from(NAMES), TEXTS, min_size=1), min_size=1, max_size=4))
+def test_tags_counted_bit_by_bit_are_those_counted_at_once(
+    browse: Browse, rounds: list[dict[str, str]]
+) -> None:
+    for number, texts in enumerate(rounds):
+        browse.shelf.apply(f"Round {number}", texts)
+        shelved = browse.shelf.look()
+        assert browse.shelf.tags(shelved) == caption_edits.frequencies(captions(browse).values())
+
+
+def test_a_page_is_sent_what_is_new_to_it(browse: Browse) -> None:
+    sent = Sent()
+    assert sent.news("one", {"grid": "x", "said": "y"}) == {"grid": "x", "said": "y"}
+    assert sent.news("one", {"grid": "x", "said": "z"}) == {"said": "z"}
+    assert sent.news("two", {"grid": "x"}) == {"grid": "x"}
+
+
+WORDS = st.lists(st.sampled_from(["a", "dog", "<b>", ",", "\u732b", " "]), max_size=6).map("".join)
+
+
+@given(before=WORDS, after=WORDS)
+def test_a_difference_holds_both_texts(before: str, after: str) -> None:
+    import html
+    import re
+
+    shown = diff(before, after)
+    assert html.unescape(re.sub(r"<ins>.*?</ins>|</?del>", "", shown)) == before
+    assert html.unescape(re.sub(r"<del>.*?</del>|</?ins>", "", shown)) == after
+
+
+def test_only_pictures_that_were_shown_have_an_address(tmp_path: Path) -> None:
+    Image.new("RGB", (600, 300), "red").save(tmp_path / "a.png")
+    thumbnails = Thumbnails(Workspace(tmp_path / "workspace"))
+    address = thumbnails.address(tmp_path / "a.png")
+    assert not (tmp_path / "workspace").exists()  # nothing is made until it is asked for
+
+    def ask(key: str) -> Any:
+        return thumbnails.answer(Request({"type": "http", "path_params": {"key": key}}))
+
+    answer = ask(address.split("/")[1])
+    assert answer.status_code == 200 and "immutable" in answer.headers["cache-control"]
+    with Image.open(answer.path) as copy:
+        assert copy.size == (256, 128)
+    assert ask("0" * 24).status_code == 404
+    (tmp_path / "a.png").unlink()
+    assert thumbnails.address(tmp_path / "a.png") == "thumbnail/gone"
+    assert ask("gone").status_code == 404 and KEPT > 10_000
