@@ -53,8 +53,9 @@ class Record:
         self._save()
 
     @property
-    def is_broken_off(self) -> bool:
-        return not self._data["is_whole"] and bool(self._data["written"])
+    def num_written(self) -> int:
+        """How many captions were written by a captioning that was broken off; 0 if there is none."""
+        return 0 if self._data["is_whole"] else len(self._data["written"])
 
     @property
     def can_undo(self) -> bool:

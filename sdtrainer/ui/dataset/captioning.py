@@ -38,6 +38,7 @@ class Captioning:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.card = ChoreCard(desk, VERB, "Caption", _FIXED, _found)
+        self._counted: tuple[Census | None, list[Sample]] = (None, [])
 
     def build(self) -> None:
         choices = [(by.title, by.name) for by in captioners()]
@@ -86,8 +87,8 @@ class Captioning:
     def show(self, outlook: Outlook, given: Given) -> dict[Any, Any]:
         census, by = outlook.census, captioner(given[self.by])
         is_free = self.card.doing is None
-        number = len(_meant(census, given[self.which]))
-        path = _still(census, given[self.tried])
+        number = len(self._meant(census, given[self.which]))
+        path = self._still(census, given[self.tried])
         record = Record(self.desk.workspace.root, census.folder) if census else None
         return (
             self.card.show()
@@ -127,13 +128,13 @@ class Captioning:
     def _another(self, given: Given) -> dict[Any, Any]:
         census = self._census()
         paths = [sample.path for sample in census.samples]
-        path = _still(census, given[self.tried])
+        path = self._still(census, given[self.tried])
         following = paths[(paths.index(path) + 1) % len(paths)]
         return {self.tried: following, self.preview: self._preview(census, following)}
 
     def _begin(self, given: Given, is_try: bool = False) -> dict[Any, Any]:
         census = self._census()
-        path = _still(census, given[self.tried])
+        path = self._still(census, given[self.tried])
         read = {name: v for name, v in self.card.values(given).items() if name in self._wanted(given)}
         fixed = {
             "folder": str(census.folder),
@@ -176,6 +177,21 @@ class Captioning:
             text = words.safe(existing(sample)) or tag("span", "no caption", "quiet")
         return tag("figure", image + tag("figcaption", tag("p", words.safe(path), "quiet") + tag("p", text)))
 
+    def _meant(self, census: Census | None, which: str) -> Sequence[Sample]:
+        """Return the pictures to caption. They are counted once, however often a page asks."""
+        if census is None or which == ALL:
+            return census.samples if census else ()
+        if self._counted[0] is not census:
+            self._counted = (census, [sample for sample in census.samples if not existing(sample)])
+        return self._counted[1]
+
+    def _still(self, census: Census | None, path: str) -> str:
+        """Return the picture that was looked at if it is there still, else the first without a caption."""
+        samples = census.samples if census else ()
+        if path and any(sample.path == path for sample in samples):
+            return path
+        return next((sample.path for sample in (*self._meant(census, MISSING)[:1], *samples[:1])), "")
+
     def _census(self) -> Census:
         outlook = self.desk.look()
         if outlook.census is None:
@@ -186,28 +202,18 @@ class Captioning:
         config = self.desk.look().config
         return config.data.trigger if config else ""
 
-    def _stopped(self) -> str:
-        """Say why it ended early, and that nothing is lost."""
-        said = self.desk.errands.ended.get(VERB, "")
-        return costs.ended(said) + tag("p", "What was captioned so far is kept; the same goes on there.")
+    def _broken_off(self, record: Record) -> dict[Any, Any]:
+        """Say of a captioning that was broken off that nothing is lost, also after a restart of the app."""
+        if not record.num_written or self.card.answer is not None:
+            return {}
+        said = costs.ended(self.desk.errands.ended.get(VERB, ""))
+        kept = f"The last captioning was broken off after {words.count(record.num_written, 'picture')}."
+        return {self.card.news: said + tag("p", f"{kept} Begin the same again, and it goes on there.")}
 
     def _has_card(self) -> bool:
         """Whether captioning would have the card: none there, or a run on it, means the processor."""
         jobs = self.desk.jobs.state()
         return self.desk.machine.card is not None and not (jobs.current or jobs.waiting)
-
-
-def _meant(census: Census | None, which: str) -> Sequence[Sample]:
-    samples = census.samples if census else ()
-    return samples if which == ALL else [sample for sample in samples if not existing(sample)]
-
-
-def _still(census: Census | None, path: str) -> str:
-    """Return the picture that was looked at if it is there still, else the first without a caption."""
-    samples = census.samples if census else ()
-    if any(sample.path == path for sample in samples):
-        return path
-    return next((sample.path for sample in (*_meant(census, MISSING), *samples)), "")
 
 
 def _about(by: Captioner, has_card: bool) -> str:
