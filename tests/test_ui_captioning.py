@@ -80,7 +80,7 @@ def test_a_picture_is_tried_then_all_are_captioned_then_none(
     asked = given(part, "file-name")
     first = part.show(part.desk.look(), asked)
     assert first[part.card.start]["value"] == "Caption 2 pictures"
-    assert "no caption" in first[part.preview]
+    assert "no caption" in first[part.preview] and "nothing to download" in first[part.about]
     part._begin(asked, is_try=True)
     tried = when_done(part, asked)
     assert "<b>File names: </b>blue house" in tried[part.preview] and "not kept" in tried[part.card.news]
@@ -96,6 +96,16 @@ def test_a_picture_is_tried_then_all_are_captioned_then_none(
     back = part._undo(asked)
     assert overlay_for(workspace.root, photos).captions == {}
     assert back[part.card.start]["value"] == "Caption 2 pictures" and not back[part.undo]["visible"]
+
+
+def test_what_is_downloaded_is_said_before(part: Captioning, photos: Path) -> None:
+    for model, words in (
+        ("", "once: about 379 MB"),
+        (str(photos), "in the folder"),
+        ("some/tagger", "once;"),
+    ):
+        shown = part.show(part.desk.look(), given(part, "wd-tagger", model=model))
+        assert words in shown[part.about], model
 
 
 def test_a_captioning_that_was_stopped_says_that_it_goes_on(part: Captioning, photos: Path) -> None:

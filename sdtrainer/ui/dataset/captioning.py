@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ... import hub
-from ...captioners import Captioner, captioner, captioners
+from ...captioners import Captioner, Download, captioner, captioners
 from ...captioners.record import Record
 from ...captioners.work import existing, reads
 from ...chores import Answer
@@ -77,7 +78,7 @@ class Captioning:
 
     @property
     def states(self) -> set[Any]:
-        return {self.by, self.which, self.tried}
+        return {self.by, self.which, self.tried, self.card.fields["model"].widget}
 
     @property
     def shows(self) -> list[Any]:
@@ -93,7 +94,7 @@ class Captioning:
         return (
             self.card.show()
             | {
-                self.about: _about(by, self._has_card()),
+                self.about: _about(by, given[self.card.fields["model"].widget] or "", self._has_card()),
                 self.preview: self._preview(census, path),
                 self.tried: path,
                 self.try_: gr.update(interactive=is_free and bool(path)),
@@ -105,12 +106,13 @@ class Captioning:
                 self.undo: gr.update(visible=is_free and record is not None and record.can_undo),
                 self.see: gr.update(visible=is_free and _has_written(self.card.answer)),
             }
-            | ({self.card.news: self._stopped()} if is_free and record and record.is_broken_off else {})
+            | (self._broken_off(record) if is_free and record else {})
         )
 
     def wire(self, refresh: Any) -> None:
         on, uses = self.desk.on, {*self.states, *self.card.uses}
-        on([self.by.input, self.which.input], self._choose, uses, self.shows)
+        changes = [self.by.input, self.which.input, self.card.fields["model"].widget.blur]
+        on(changes, self._choose, uses, self.shows)
         on(self.other.click, self._another, uses, self.shows)
         on(self.try_.click, lambda g: self._begin(g, is_try=True), uses, self.shows, trigger_mode="once")
         on(self.card.start.click, lambda g: self._begin(g), uses, self.shows, trigger_mode="once")
@@ -216,18 +218,24 @@ class Captioning:
         return self.desk.machine.card is not None and not (jobs.current or jobs.waiting)
 
 
-def _about(by: Captioner, has_card: bool) -> str:
+def _about(by: Captioner, model: str, has_card: bool) -> str:
     """Say what it writes, what is downloaded for it, and where it works."""
     lines = [tag("p", words.safe(by.about))]
     if by.download:
-        known = hub.here(by.download.wanted(""))
-        size = hub.size_words(by.download.num_bytes)
-        said = (
-            "Its model is on this machine" if known else f"Its model is downloaded first, once: about {size}"
-        )
         where = "works on the card" if has_card and "precision" in by.reads else "works on the processor"
-        lines.append(tag("p", words.safe(f"{said}; it {where}. Licence: {by.download.licence}."), "quiet"))
+        said = f"{_had(by.download, model.strip())}; it {where}."
+        lines.append(tag("p", words.safe(said), "quiet"))
     return "".join(lines)
+
+
+def _had(download: Download, model: str) -> str:
+    licence = f" (licence: {download.licence})"
+    if model and (Path(model).expanduser().is_dir() or not hub.is_id(model)):
+        return "Its model is in the folder that you name"
+    if hub.here(download.wanted(model)):
+        return "Its model is on this machine" + ("" if model else licence)
+    size = "" if model else f": about {hub.size_words(download.num_bytes)}"
+    return f"Its model is downloaded first, once{size}" + ("" if model else licence)
 
 
 def _has_written(answer: Answer | None) -> bool:
