@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import sd15
 
-from sdtrainer import classics, families
+from sdtrainer import activations, classics, families
 from sdtrainer.__main__ import main
+from sdtrainer.bench import models
 from sdtrainer.classics import Drawn
-from sdtrainer.families import BaseSection
+from sdtrainer.families import BaseSection, published
 from sdtrainer.hardware import GIB
+from sdtrainer.memory import structure_of
 from sdtrainer.seams import Facts
 
 
@@ -55,6 +57,16 @@ def test_which_of_them_fit_sixteen_gigabytes(drawn: dict[str, Drawn]) -> None:
 def test_their_activations_are_known_without_tracing(drawn: dict[str, Drawn]) -> None:
     assert all(one.fits is not None for one in drawn.values())
     assert drawn["lora"].sums["activations"] > GIB
+
+
+@pytest.mark.parametrize("model", ["SD2", "SDXL", "SD3", "SD3.5 medium", "SD3.5 large"])
+def test_so_are_those_of_the_other_base_models(tmp_path: Path, model: str) -> None:
+    """Where this fails, layers have changed: `python -m sdtrainer trace --ship BASE classics` makes them
+    anew.
+    """
+    path = models.write_configs(published.MODELS[model], tmp_path)
+    made = classics.plans(families.recognise(BaseSection(path=str(path))))["lora"]
+    assert not activations.missing(made, structure_of(made))
 
 
 def test_what_is_only_drawn_is_what_no_trainer_runs(facts: Facts) -> None:
