@@ -74,6 +74,8 @@ CHORES: Mapping[str, Chore] = {
         Chore("edit", "change what a file says of itself", "toolbox.edit", ("file",)),
         Chore("like", "print the settings that a file was trained with", "toolbox.like", ("file",)),
         Chore("merge", "put adapters into a base model", "toolbox.merge", ("base", "adapters")),
+        Chore("import", "copy pictures from elsewhere into the workspace", "exchange.bringing", ("source",)),
+        Chore("export", "write pictures for other programs", "exchange.giving", ("folder", "out")),
         Chore("mask", "mask what words name in the pictures of a folder", "masking", ("folder",)),
     )
 }

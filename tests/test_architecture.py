@@ -46,7 +46,7 @@ ORDER = (
     "trace",
     "captioners doctor",
     "job console chores",
-    "toolbox masking",
+    "toolbox masking exchange",
     "compare bench",
     "__main__",
     "verbs ui",

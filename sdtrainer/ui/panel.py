@@ -73,7 +73,7 @@ def _plan(outlook: Outlook, costs: Costs) -> str:
         (
             "Images",
             f"{words.count(plan.num_images, 'image')}"
-            + (f" x {showings:g} repeats" if showings != 1 else ""),
+            + (f" x {showings:.3g} repeats" if showings != 1 else ""),
         ),
         ("Length", f"{words.count(plan.total_steps, 'step')}, {plan.epochs:.3g} epochs"),
         ("Size", ", ".join(f"{r}" for r in plan.resolutions) + f" px, {plan.batch_size} per step"),

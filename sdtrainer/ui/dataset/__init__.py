@@ -14,6 +14,7 @@ from ..words import tag
 from .browse import Browse
 from .captioning import Captioning
 from .crops import Crops
+from .exchange import Exchange
 from .part import Part
 from .source import Source
 
@@ -27,7 +28,8 @@ class Dataset:
         self.browse = Browse(desk)
         self.captioning = Captioning(desk)
         self.crops = Crops(desk)
-        self.tabbed: tuple[Part, ...] = (self.browse, self.captioning, self.crops)
+        self.exchange = Exchange(desk)
+        self.tabbed: tuple[Part, ...] = (self.browse, self.captioning, self.crops, self.exchange)
         self.parts: tuple[Part, ...] = (self.source, *self.tabbed)
 
     def build(self) -> None:

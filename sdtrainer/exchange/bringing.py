@@ -1,0 +1,112 @@
+"""Bring a set of pictures into the workspace. The chore `import`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from typing import Any
+
+from .. import files
+from ..data.overlay import overlay_for
+from ..events import Event, PhaseBegan, Progress
+from ..section import Section, UserError, knob
+from ..workspace import Workspace
+from . import archives, kohya, onetrainer
+from .pieces import Set, free, keep_apart, named_apart, of_folder, write_captions, write_pictures
+
+UNPACKED, UPLOADED = "unpacked", "uploaded"
+"""Folders in the workspace's cache. An uploaded archive is gone once it is imported."""
+
+
+class Settings(Section):
+    source: str = knob(
+        "", "What to import",
+        "A ZIP archive, a folder of pictures, a dataset config of kohya's trainer (.toml), or concepts.json "
+        "of OneTrainer. It is copied, and not changed.",
+        level="basic", is_path=True,
+    )  # fmt: skip
+    name: str = knob(
+        "", "Name", "What the new folder in the workspace is called; empty for the name it has.",
+        level="basic", max_length=80,
+    )  # fmt: skip
+
+
+def work(settings: Settings, workspace: Workspace) -> Generator[Event, None, dict[str, Any]]:
+    source = Path(settings.source).expanduser()
+    if not settings.source.strip() or not source.exists():
+        what = f"'{settings.source}' is not there." if settings.source.strip() else "it is empty."
+        raise UserError(
+            f"What to import: {what}",
+            "Choose a ZIP archive, a folder, a .toml file or concepts.json.",
+            "source",
+        )
+    unpacked = workspace.cache / UNPACKED
+    shutil.rmtree(unpacked, ignore_errors=True)
+    try:
+        if source.suffix.lower() == ".zip" and source.is_file():
+            unpacked.mkdir(parents=True)
+            yield PhaseBegan("work", f"Unpacking {source.name}")
+            for done, total in archives.unpack(source, unpacked):
+                yield Progress(done, total, "files")
+            found = read(_inner(unpacked))
+        else:
+            found = read(source)
+        return (yield from _bring(found, _name(settings.name or _title(source)), workspace))
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)
+        if source.parent == workspace.cache / UPLOADED:
+            source.unlink(missing_ok=True)
+
+
+def told(answer: dict[str, Any]) -> Iterable[str]:
+    yield from answer["notes"]
+    yield f"{answer['pictures']} pictures imported."
+    yield answer["folder"]
+
+
+def read(source: Path) -> Set:
+    """Read a set by what it is. Raises UserError."""
+    if source.is_dir():
+        listed = source / onetrainer.CONCEPTS
+        if listed.is_file():
+            return onetrainer.of_concepts(listed)
+        configs = [path for path in sorted(source.glob("*.toml")) if kohya.subset_count(path)]
+        return kohya.of_config(configs[0]) if configs else of_folder(source)
+    readers = {".toml": kohya.of_config, ".json": onetrainer.of_concepts}
+    reader = readers.get(source.suffix.lower())
+    if reader is None:
+        what = f"{source.name} is no ZIP archive, folder, .toml or .json file."
+        raise UserError(what, "Choose one of these.", "source")
+    return reader(source)
+
+
+def _bring(found: Set, name: str, workspace: Workspace) -> Generator[Event, None, dict[str, Any]]:
+    pieces = named_apart(found.pieces)
+    if not pieces:
+        why = " ".join(found.notes[:3])
+        raise UserError(f"There are no pictures to import. {why}", "Choose another set.", "source")
+    workspace.uploads.mkdir(parents=True, exist_ok=True)
+    target = free(workspace.uploads / name)
+    yield PhaseBegan("work", f"Copying {len(pieces)} pictures")
+    with files.new_folder(target) as folder:
+        for done in write_pictures(pieces, folder):
+            yield Progress(done, len(pieces), "pictures")
+        write_captions(pieces, folder, lambda piece: piece.caption)
+    keep_apart(pieces, overlay_for(workspace.root, target))
+    return {"folder": str(target), "pictures": len(pieces), "notes": list(found.notes)}
+
+
+def _inner(folder: Path) -> Path:
+    """Return the one folder that an archive holds, if that is all."""
+    inside = list(folder.iterdir())
+    is_kohya = len(inside) == 1 and inside[0].name.partition("_")[0].isdecimal()
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() and not is_kohya else folder
+
+
+def _title(source: Path) -> str:
+    return source.resolve().name if source.is_dir() else source.stem
+
+
+def _name(text: str) -> str:
+    return "".join(c for c in text if c.isalnum() or c in " ._-").strip(" .")[:80] or "imported"
