@@ -219,7 +219,7 @@ def test_every_check_has_a_fault_that_it_finds() -> None:
 def test_a_good_set_has_nothing_to_mend(good: Path, workspace: Workspace) -> None:
     made = check(good, workspace)
     assert found(made) == {} and report.light(made) == "green"
-    assert report.verdict(made) == "12 pictures, and nothing to mend."
+    assert report.counted(made) == "12 pictures. Nothing to mend."
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -20,14 +20,14 @@ _MARGIN = 3 / SIDE
 def copies(case: Case) -> Iterator[Finding]:
     """Nearly the same pictures in training: the best is kept. Files with the same bytes are said to be so."""
     for group in groups(case.looks):
-        best = max((case.samples[path] for path in group), key=lambda sample: _worth(case, sample))
+        best = max((case.samples[path] for path in group), key=lambda sample: _worth(sample))
         others = tuple(path for path in group if path != best.path)
         same = {case.samples[path].num_bytes for path in group} == {best.num_bytes} and _same_bytes(
             case, group
         )
         how = "the same file" if same else "nearly the same"
         names = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-        sentence = f"{names}: {how} as this one, which is the best at {best.width} x {best.height} px."
+        sentence = f"{names}: {how}. This one is the best, at {best.width} x {best.height} px."
         yield Finding(
             (best.path, *others), sentence, (Fix("Keep the best", "left_out", dict.fromkeys(others, True)),)
         )
@@ -88,14 +88,9 @@ def _inside(look: Look) -> list[float]:
     return [round(edge, 4) for edge in (depths[0], depths[1], 1 - depths[2], 1 - depths[3])]
 
 
-def _worth(case: Case, sample: Sample) -> tuple[float, ...]:
-    """More pixels first, then what is sharper, then what has a caption."""
-    return (
-        sample.width * sample.height,
-        case.looks[sample.path].sharpness,
-        bool(sample.caption),
-        sample.num_bytes,
-    )
+def _worth(sample: Sample) -> tuple[float, ...]:
+    """More pixels first, then a caption, then more bytes: what was compressed less."""
+    return (sample.width * sample.height, bool(sample.caption), sample.num_bytes)
 
 
 def _same_bytes(case: Case, paths: list[str]) -> bool:

@@ -87,22 +87,25 @@ def light(report: Report) -> str:
 
 
 def verdict(report: Report) -> str:
-    """Return one sentence on the whole."""
-    number = report["pictures"]
-    pictures_ = "1 picture" if number == 1 else f"{number:,} pictures"
-    grave = [g for g in report["groups"] if g["level"] != "note"]
+    """Return in a sentence or two how the set is."""
     inside = "" if report["looked_inside"] else " Blur, copies and frames were not looked for yet."
+    grave = [group for group in report["groups"] if group["level"] != "note"]
     if not grave:
-        return f"{pictures_}, and nothing to mend.{inside}"
+        return f"Nothing to mend.{inside}"
     things = [f"{group['title'].lower()} ({len(group['findings']):,})" for group in grave]
     shown = ", ".join(things[:3]) + (f" and {len(things) - 3} more" if len(things) > 3 else "")
-    word = "Mend first" if light(report) == "red" else "Worth a look"
-    return f"{pictures_}. {word}: {shown}.{inside}"
+    return f"{'Mend first' if light(report) == 'red' else 'Worth a look'}: {shown}.{inside}"
+
+
+def counted(report: Report) -> str:
+    """Return the same with the number of pictures in front."""
+    number = report["pictures"]
+    return f"{number:,} {'picture' if number == 1 else 'pictures'}. {verdict(report)}"
 
 
 def told(report: Report) -> Iterator[str]:
     """The report for a person: the verdict, then each group with its first findings."""
-    yield f"{light(report).upper()}: {verdict(report)}"
+    yield f"{light(report).upper()}: {counted(report)}"
     for group in report["groups"]:
         yield ""
         yield f"{group['title']} ({len(group['findings']):,}). {group['about']}"

@@ -14,6 +14,7 @@ from ..words import tag
 from .browse import Browse
 from .captioning import Captioning
 from .crops import Crops
+from .doctor import Doctor
 from .exchange import Exchange
 from .part import Part
 from .source import Source
@@ -24,12 +25,19 @@ class Dataset:
 
     def __init__(self, desk: Desk, form: Form) -> None:
         self.desk, self.form = desk, form
-        self.source = Source(desk, form)
+        self.doctor = Doctor(desk)
+        self.source = Source(desk, form, self.doctor.newest)
         self.browse = Browse(desk)
         self.captioning = Captioning(desk)
         self.crops = Crops(desk)
         self.exchange = Exchange(desk)
-        self.tabbed: tuple[Part, ...] = (self.browse, self.captioning, self.crops, self.exchange)
+        self.tabbed: tuple[Part, ...] = (
+            self.browse,
+            self.captioning,
+            self.crops,
+            self.doctor,
+            self.exchange,
+        )
         self.parts: tuple[Part, ...] = (self.source, *self.tabbed)
 
     def build(self) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from ...data.census import Census
 from ...data.images import EXTENSIONS
+from ...doctor import report as doctor
+from ...doctor.report import Report
 from ...section import UserError, override
 from .. import words
 from ..desk import Desk
@@ -16,6 +20,7 @@ from ..form import Form
 from ..listen import Given
 from ..outlook import Outlook
 from ..words import tag
+from .findings import LIGHTS
 
 CAPTION_FILES = (".txt", ".caption", ".jsonl", ".csv")
 
@@ -26,8 +31,8 @@ class Source:
     title = ""
     tab: Any = None
 
-    def __init__(self, desk: Desk, form: Form) -> None:
-        self.desk, self.form = desk, form
+    def __init__(self, desk: Desk, form: Form, newest: Callable[[Census], Report | None]) -> None:
+        self.desk, self.form, self.newest = desk, form, newest
 
     def build(self) -> None:
         with gr.Row(equal_height=False):
@@ -49,7 +54,8 @@ class Source:
         return [self.found]
 
     def show(self, outlook: Outlook, given: Given) -> dict[Any, Any]:
-        return {self.found: _found(outlook)}
+        report = self.newest(outlook.census) if outlook.census else None
+        return {self.found: _found(outlook, report)}
 
     def wire(self, refresh: Any) -> None:
         on = self.desk.on
@@ -81,12 +87,15 @@ def _folder_name(text: str) -> str:
     return name
 
 
-def _found(outlook: Outlook) -> str:
+def _found(outlook: Outlook, report: Report | None) -> str:
     census = outlook.census
     if census is None:
         error = outlook.error
         text = f"{error.what} {error.hint}" if error else "Choose the folder with your pictures."
         return _light("bad" if error else "idle", text)
+    if report:
+        text = f"{census.layout[:1].upper()}{census.layout[1:]}. {doctor.verdict(report)}"
+        return _light(LIGHTS[doctor.light(report)], text)
     captioned = sum(bool(s.caption or s.class_word) for s in census.samples)
     text = f"{census.layout[:1].upper()}{census.layout[1:]}."
     notes = []

@@ -1,0 +1,226 @@
+"""What would spoil a training, found in the background, with a button for each remedy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ...chores import CHORES
+from ...config import Config
+from ...data.census import Census
+from ...data.images import EXTENSIONS
+from ...data.overlay import Overlay, overlay_for
+from ...decisions import resolutions_of
+from ...doctor import report
+from ...doctor.report import Report
+from ...section import UserError, fields
+from .. import words
+from ..chore import ChoreCard
+from ..desk import Desk
+from ..listen import Given
+from ..outlook import Outlook
+from ..panel import CLICKS
+from ..thumbnails import thumbnail
+from ..words import tag
+from . import findings
+
+AUTOMATIC = 200
+"""Of so many pictures the insides are looked at without being asked."""
+APART_SECONDS = 15.0
+CHECK = "check"
+
+
+class Doctor:
+    """The report on the folder, kept up to date by itself where that is quick."""
+
+    title = "Check"
+    tab: Any = None
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        names = tuple(fields(CHORES[CHECK].settings))
+        self.card = ChoreCard(desk, CHECK, "Check everything", fixed=names, found=lambda answer: "")
+        self._states: tuple[Census | None, str] = (None, "")
+        self._reports: dict[Path, tuple[int, Report | None]] = {}
+        self._tried, self._next = "", 0.0
+
+    def build(self) -> None:
+        self.verdict = gr.HTML(elem_id="verdict")
+        self.card.build_controls()
+        with gr.Row(elem_classes="controls"):
+            self.undo = gr.Button("Undo", size="sm", visible=False, elem_id="check-undo")
+        self.groups = gr.HTML(js_on_load=CLICKS, elem_id="findings")
+        self.opened, self.page = gr.State(""), gr.State(0)
+
+    @property
+    def states(self) -> set[Any]:
+        return {self.opened, self.page}
+
+    @property
+    def shows(self) -> list[Any]:
+        return [self.verdict, self.undo, self.groups, self.opened, self.page, *self.card.shows]
+
+    def show(self, outlook: Outlook, given: Given) -> dict[Any, Any]:
+        self._keep_fresh(outlook)
+        return self._view(outlook, given[self.opened], given[self.page])
+
+    def wire(self, refresh: Any) -> None:
+        on, uses = self.desk.on, self.states
+        on(self.card.start.click, self._begin, (), self.card.shows, trigger_mode="once")
+        on(self.card.stop.click, self._stop, (), self.card.shows, trigger_mode="once")
+        refresh(on(self.groups.click, self._clicked, uses, self.shows, clicks=True))
+        refresh(on(self.undo.click, self._undo, uses, self.shows))
+
+    def _stop(self, given: Given) -> dict[Any, Any]:
+        self.desk.errands.stop(CHECK)
+        return self.card.show()
+
+    def newest(self, census: Census) -> Report | None:
+        """Return the newest report on a folder, without what was answered since."""
+        file = report.file_of(self.desk.workspace.root, census.folder)
+        written = file.stat().st_mtime_ns if file.exists() else 0
+        if self._reports.get(file, (-1, None))[0] != written:
+            self._reports = {file: (written, report.newest(self.desk.workspace.root, census.folder))}
+        made = self._reports[file][1]
+        return report.open_findings(made, self._overlay(census)) if made else None
+
+    def _overlay(self, census: Census) -> Overlay:
+        return overlay_for(self.desk.workspace.root, census.folder)
+
+    def _view(self, outlook: Outlook, opened: str, page: int) -> dict[Any, Any]:
+        census = outlook.census
+        made = self.newest(census) if census else None
+        shown = self.card.show()
+        if census is None or made is None:
+            text = "Nothing was checked yet." if census else "Choose a folder with pictures first."
+            empty = {
+                self.verdict: tag("p", text, "quiet"),
+                self.groups: "",
+                self.undo: gr.update(visible=False),
+            }
+            return shown | empty
+        what = self._overlay(census).undoable
+        names = [group["name"] for group in made["groups"]]
+        return shown | {
+            self.verdict: findings.headline(report.light(made), report.counted(made)),
+            self.groups: findings.groups(made["groups"], opened, page, lambda path: self._copy(census, path)),
+            self.undo: gr.update(visible=what is not None, value=f"Undo: {what}"),
+            self.opened: opened if opened in names else "",
+        }
+
+    def _copy(self, census: Census, path: str) -> str:
+        file = census.folder / path
+        is_picture = file.suffix.lower() in EXTENSIONS and file.is_file()
+        return str(thumbnail(self.desk.workspace, file)) if is_picture else ""
+
+    def _begin(self, given: Given) -> dict[Any, Any]:
+        outlook = self.desk.look()
+        if outlook.census is None or outlook.config is None:
+            raise outlook.error or UserError("There are no pictures.", "Choose a folder.")
+        self.desk.begin(CHECK, _values(outlook) | {"look_inside": True})
+        return self.card.show()
+
+    def _keep_fresh(self, outlook: Outlook) -> None:
+        """Check in the background what changed, once for each state of the folder and not too often."""
+        census = outlook.census
+        if census is None or outlook.config is None or not self.desk.is_warm or self.card.doing:
+            return
+        state, made = self._state(census), self.newest(census)
+        is_known = made is not None and made["state"] == state
+        if is_known or state == self._tried or time.monotonic() < self._next:
+            return
+        self._tried, self._next = state, time.monotonic() + APART_SECONDS
+        inside = len(census.samples) <= AUTOMATIC or bool(made and made["looked_inside"])
+        try:
+            self.desk.begin(CHECK, _values(outlook) | {"look_inside": inside})
+        except UserError:  # it is said where the settings are
+            return
+
+    def _state(self, census: Census) -> str:
+        if self._states[0] is not census:
+            self._states = (census, report.state_of(census))
+        return self._states[1]
+
+    def _clicked(self, given: Given) -> dict[Any, Any]:
+        click, outlook = given.clicked, self.desk.look()
+        act, name = click.get("act", ""), click.get("check", "")
+        made = self.newest(outlook.census) if outlook.census else None
+        if outlook.census is None or made is None:
+            raise UserError("This report is out of date.", "Press 'Check everything'.")
+        if act == "open":
+            return self._turn(outlook, "" if given[self.opened] == name else name, 0)
+        if act == "page":
+            return self._turn(outlook, name, int(click.get("page", 0)))
+        about = [g for g in made["groups"] if g["name"] == name]
+        chosen = [
+            f for g in about for f in g["findings"] if act.endswith("-all") or _file(f) == click.get("file")
+        ]
+        overlay = self._overlay(outlook.census)
+        if act.startswith("fix"):
+            _fix(overlay, chosen, click.get("fix", ""))
+        else:
+            _ignore(overlay, chosen, name, about[0]["title"] if about else name)
+        self.desk.look_again()
+        return self._turn(outlook, name, 0 if act.endswith("-all") else given[self.page])
+
+    def _turn(self, outlook: Outlook, opened: str, page: int) -> dict[Any, Any]:
+        return {self.page: page, self.opened: opened} | self._view(outlook, opened, page)
+
+    def _undo(self, given: Given) -> dict[Any, Any]:
+        outlook = self.desk.look()
+        if outlook.census is None:
+            raise outlook.error or UserError("There are no pictures.", "Choose a folder.")
+        if (step := self._overlay(outlook.census).undo()) is None:
+            raise UserError("There is nothing to undo.", "")
+        self.desk.look_again()
+        gr.Info(f"Undone: {words.safe(step.what)}", duration=4)
+        return self._view(outlook, given[self.opened], given[self.page])
+
+
+def _values(outlook: Outlook) -> dict[str, Any]:
+    """The settings of the project that the check is about."""
+    assert outlook.config
+    config: Config = outlook.config
+    data = config.data
+    facts = outlook.facts
+    resolutions = resolutions_of(config, facts) if facts else config.train.resolutions or (512,)
+    return {
+        "folder": data.folder,
+        "goal": config.run.goal,
+        "trigger": data.trigger,
+        "resolution": max(resolutions),
+        "batch_size": config.train.batch_size,
+        "caption_from": data.caption_from,
+        "validation_folder": data.validation_folder,
+        "validation_split": data.validation_split,
+    }
+
+
+def _file(finding: Mapping[str, Any]) -> str:
+    return finding["files"][0] if finding["files"] else ""
+
+
+def _fix(overlay: Overlay, chosen: list[Mapping[str, Any]], label: str) -> None:
+    """Lay the remedies of this label into the overlay, in one change for each table."""
+    values: dict[str, dict[str, Any]] = {}
+    for fix in _fixes(chosen, label):
+        values.setdefault(fix["table"], {}).update(fix["values"])
+    if not values:
+        raise UserError("This was answered already.", "")
+    for table, entries in values.items():
+        of = next(iter(entries)) if len(entries) == 1 else words.count(len(entries), "picture")
+        overlay.apply(f"{label}: {of}", entries, table)  # type: ignore[arg-type]
+
+
+def _fixes(chosen: list[Mapping[str, Any]], label: str) -> Iterator[Mapping[str, Any]]:
+    return (fix for finding in chosen for fix in finding["fixes"] if fix["label"] == label)
+
+
+def _ignore(overlay: Overlay, chosen: list[Mapping[str, Any]], name: str, title: str) -> None:
+    before = overlay.entries("ignored")
+    entries = {path: sorted({*before.get(path, ()), name}) for path in map(_file, chosen)}
+    overlay.apply(f"Ignored: {title} ({len(entries):,})", entries, "ignored")
