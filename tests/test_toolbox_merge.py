@@ -109,7 +109,7 @@ def test_the_header_goes_on_saying_what_it_said_and_names_the_adapters(
     once = do("merge", workspace, base=str(base), **given)
     twice = read_header(Path(do("merge", workspace, base=once["path"], **given)["path"])).metadata
     told = read_header(Path(once["path"])).metadata
-    assert [one["adapter"] for one in json.loads(twice["sdtrainer_merged"])] == ["lora-1"] * 2
+    assert [one["merged"] for one in json.loads(twice["sdtrainer_made"])] == ["lora-1"] * 2
     assert told["sdtrainer_base_config"] == twice["sdtrainer_base_config"]
     assert told["sshs_model_hash"] != twice["sshs_model_hash"]
 

@@ -31,6 +31,7 @@ _ENDINGS: Mapping[str, str] = {
     "lora.down.weight": "lora_down", "lora.up.weight": "lora_up",
     "lora_linear_layer.down.weight": "lora_down", "lora_linear_layer.up.weight": "lora_up",
     "lora_magnitude_vector": "magnitude", "lora_magnitude_vector.weight": "magnitude",
+    "lora_magnitude_vector.default.weight": "magnitude",
     **{word: word for word in (
         "alpha", "dora_scale", "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
         "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
@@ -137,6 +138,7 @@ def _names(part: str, path: str, naming: Naming) -> list[str]:
     prefix, original = naming.prefixes[part], naming.path(part, path)
     prefixes = (prefix, *_ALSO_READ.get(prefix, ()))
     names = [module_name(part, p, word) for word in prefixes for p in (original, path)]
+    names.append(naming.comfyui(part, path))
     if part.startswith("text_encoder"):
         return [*names, f"{part}.{path}", f"{part}.{with_text_model(path)}"]
     return [*names, f"{part}.{path}", f"base_model.model.{path}", path, f"diffusion_model.{original}"]
@@ -144,6 +146,8 @@ def _names(part: str, path: str, naming: Naming) -> list[str]:
 
 def _peft_alpha(config: Mapping[str, Any], path: str, rank: int) -> float:
     """The alpha of a layer as peft reads its own config."""
-    own = (v for k, v in config.get("alpha_pattern", {}).items() if re.match(rf"(.*\.)?({k})$", path))
+    names = (path, with_text_model(path))
+    patterns = config.get("alpha_pattern", {}).items()
+    own = (v for k, v in patterns if any(re.match(rf"(.*\.)?({k})$", name) for name in names))
     alpha = float(next(own, config.get("lora_alpha", rank)))
     return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..formats import peft_folder
 from ..formats.diffusers_folder import DIFFUSERS, INDEX, TRANSFORMERS, weights_in
 from ..formats.safetensors_file import TensorInfo, read_header
+from . import adapters
 from .bases import BASES, EDM, PRUNED, VARIANTS, titled
+from .contents import Contents
 from .found import Found, Kind, Part, Prediction
 from .models import parts_of
 
@@ -44,11 +48,21 @@ def look(path: Path, reads_weights: bool = True) -> Found | None:
     index = _json(path / INDEX)
     if index is not None:
         return _pipeline(path, index, reads_weights)
-    if (path / "adapter_config.json").is_file():
-        return Found("adapter", "an adapter as a folder of peft", "its adapter_config.json")
+    if peft_folder.is_folder(path):
+        return _peft(path)
     config = _json(path / "config.json") or {}
     known = _CLASSES.get(str(config.get("_class_name", "")))
     return Found(known[0], known[1], f"its config.json, a {config['_class_name']}") if known else None
+
+
+def _peft(path: Path) -> Found:
+    """What its tensors are, if they can be read."""
+    infos, metadata = peft_folder.read(path, lambda file: read_header(file).tensors)
+    found = adapters.look(Contents(infos, metadata, lambda name: [0.0]))
+    why = f"its {peft_folder.CONFIG}"
+    if found is None:
+        return Found("adapter", "an adapter as a folder of peft", why)
+    return replace(found, title=f"{found.title}, as a folder of peft", why=f"{why} and {found.why}")
 
 
 def _pipeline(path: Path, index: Mapping[str, Any], reads_weights: bool) -> Found | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import recognition
 from ..families import published
-from ..formats import lycoris
+from ..formats import lycoris, peft_folder
 from ..formats.adapter_file import Layers
 from ..formats.naming import part_name
 from ..methods.adapter import read_layers
@@ -120,14 +120,24 @@ def open_adapter(path: str, model: Parts, title: str, setting: str) -> AdapterFi
     Raises:
         UserError: it is no adapter, or does not fit the model.
     """
-    from ..formats import deferred
-
     found, place = look(path, title, setting), Path(path).expanduser()
     try:
-        entries, metadata = deferred.tensors(place), contents_of(place).metadata
+        entries, metadata = _entries(place)
         return AdapterFile(place, found, metadata, read_layers(model, entries, metadata), model)
     except UserError as error:
         raise UserError(f"{title}: {place.name}: {error.what}", error.hint, setting) from None
+
+
+def _entries(place: Path) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+    """The tensors of a file or of peft's folder, deferred, and what its header says. The weights inside such
+    a folder mean nothing without the rest of it.
+    """
+    from ..formats import deferred
+
+    folder = place.parent if place.name == peft_folder.WEIGHTS else place
+    if peft_folder.is_folder(folder):
+        return peft_folder.read(folder, deferred.tensors)
+    return deferred.tensors(place), contents_of(place).metadata
 
 
 def change(words: Mapping[str, Any], weight: torch.Tensor) -> torch.Tensor | None:

@@ -6,10 +6,8 @@ the base as it was, so that the order of several adapters does not matter.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import files
@@ -20,7 +18,7 @@ from ..formats.naming import part_name
 from ..seams import T5
 from ..section import Section, UserError, knob
 from ..workspace import Workspace
-from . import adapters, models
+from . import adapters, headers, models
 from .adapters import AdapterFile
 from .models import Model
 from .outputs import (
@@ -38,9 +36,6 @@ from .outputs import (
 
 if TYPE_CHECKING:
     import torch
-
-MERGED_KEY = "sdtrainer_merged"
-"""The header's list of what was put into a model."""
 
 
 class Settings(Section):
@@ -112,7 +107,9 @@ def work(settings: Settings, workspace: Workspace) -> Generator[Event, None, dic
         yield Said("info", "T5 stays outside of the file: programs read it from a file of its own.")
     yield PhaseBegan("work", f"Writing {path.name}")
     write = whole_model.diffusers_folder.writing if is_folder else whole_model.writing_file
-    header = dict(base.metadata) | {MERGED_KEY: _history(base.metadata, put)}
+    header = dict(base.metadata)
+    for one in put:
+        header = headers.with_history(header, one.story)
     yield from progress(write(path, whole, header, precision_of(settings)), total)
     num_bytes = files.size_of(path)
     yield Saved(0, "export", str(path), num_bytes)
@@ -142,6 +139,10 @@ class _Put:
     file: AdapterFile
     denoiser: float
     text_encoder: float
+
+    @property
+    def story(self) -> dict[str, object]:
+        return {"merged": self.file.name, "denoiser": self.denoiser, "text encoders": self.text_encoder}
 
     def strength(self, part: str) -> float:
         return self.text_encoder if adapters.is_text(part) else self.denoiser
@@ -258,15 +259,3 @@ def size_of(whole: whole_model.WholeModel, settings: Output, is_folder: bool) ->
     parts = [state for part, state in whole.states.items() if is_folder or part != T5]
     tensors = [t for state in (*parts, {} if is_folder else whole.unheld) for t in state.values()]
     return sum(t.shape.numel() * safetensors_file.stored_as(t, wanted).itemsize for t in tensors)
-
-
-def _history(metadata: Mapping[str, str], put: Sequence[_Put]) -> str:
-    try:
-        before = json.loads(metadata.get(MERGED_KEY, "[]"))
-    except ValueError:
-        before = []
-    now = [
-        {"adapter": Path(p.file.name).name, "denoiser": p.denoiser, "text_encoder": p.text_encoder}
-        for p in put
-    ]
-    return json.dumps([*before, *now], ensure_ascii=False)

@@ -19,9 +19,11 @@ from ..recognition.contents import contents_of
 from ..seams import DENOISER, Facts, Parts
 from ..section import UserError
 
-_OWN = (
-    whole_model.CONFIG_KEY, "sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "format",
-)  # fmt: skip
+OWN = (
+    whole_model.CONFIG_KEY,
+    *(whole_model.tokenizer_key(encoder) for encoder in ("text_encoder", "text_encoder_2")),
+    *("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "format"),
+)
 """What a header says that is made anew for another file."""
 
 
@@ -67,7 +69,7 @@ def open_model(path: str, title: str, setting: str) -> Model:
     except UserError as error:
         raise UserError(error.what.replace("Base model", title, 1), error.hint, setting) from None
     facts = replace(facts, encoders=tuple(e for e in facts.encoders if e in whole.states))
-    return Model(place, facts, base, whole, {k: v for k, v in metadata.items() if not k.startswith(_OWN)})
+    return Model(place, facts, base, whole, {k: v for k, v in metadata.items() if k not in OWN})
 
 
 def blueprint(facts: Facts) -> Parts:
