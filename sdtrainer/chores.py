@@ -77,6 +77,9 @@ CHORES: Mapping[str, Chore] = {
         Chore("import", "copy pictures from elsewhere into the workspace", "exchange.bringing", ("source",)),
         Chore("export", "write pictures for other programs", "exchange.giving", ("folder", "out")),
         Chore("mask", "mask what words name in the pictures of a folder", "masking", ("folder",)),
+        Chore("mix", "make one adapter of several", "toolbox.mix", ("adapters",)),
+        Chore("resize", "give an adapter another rank", "toolbox.resize", ("file",)),
+        Chore("convert", "store an adapter or a model otherwise", "toolbox.convert", ("file",)),
         Chore("extract", "make a LoRA of two models", "toolbox.extract", ("base", "tuned"), needs_card=True),
     )
 }

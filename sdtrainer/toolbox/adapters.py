@@ -11,6 +11,7 @@ from .. import recognition
 from ..families import published
 from ..formats import lycoris, peft_folder
 from ..formats.adapter_file import Layers
+from ..formats.kohya import with_text_model
 from ..formats.naming import part_name
 from ..methods.adapter import read_layers
 from ..recognition import Found
@@ -18,25 +19,26 @@ from ..recognition.bases import BASES
 from ..recognition.contents import contents_of
 from ..seams import Parts
 from ..section import UserError
-from .models import Model, blueprint, mismatch
+from .models import blueprint, mismatch, place_of, recognise
 
 if TYPE_CHECKING:
     import torch
 
-_BIASES = ("diff_b", "b_norm")
+BIASES = ("diff_b", "b_norm")
 KINDS = ("LoRA", "LoHa", "LoKr", "DoRA", "set of changed weights")
 """The kinds of adapter that can be computed."""
 
 
 @dataclass(frozen=True, eq=False)
 class AdapterFile:
-    """`layers` are its tensors, deferred, by the file's word for the part ("unet"), module path and word of
-    lycoris.py. `blueprint` is the model that it fits, without weights.
+    """`names` are those in the file. `layers` are its tensors, deferred, by the file's word for the part
+    ("unet"), module path and word of lycoris.py. `blueprint` is the model that it fits, without weights.
     """
 
     path: Path
     found: Found
     metadata: Mapping[str, str]
+    names: frozenset[str]
     layers: Layers[Any]
     blueprint: Parts
 
@@ -88,18 +90,17 @@ def look(path: str, title: str, setting: str) -> Found:
     return found
 
 
-def check_pair(found: Found, path: str, model: Model, title: str, setting: str) -> None:
-    """Raise UserError if an adapter is for another kind of model than this one."""
-    if mismatch(model.base, found):
+def check_pair(found: Found, path: str, model: Path, base: str, title: str, setting: str) -> None:
+    """Raise UserError if an adapter is for another kind of model than `base`, which `model` is."""
+    if mismatch(base, found):
         raise UserError(
-            f"{title}: {Path(path).name} is {found.title}, and {model.path.name} is "
-            f"{BASES[model.base].title}.",
+            f"{title}: {Path(path).name} is {found.title}, and {model.name} is {BASES[base].title}.",
             f"Choose a base model of {BASES[found.base].title}, or another adapter.",
             setting,
         )
 
 
-def blueprint_for(found: Found, path: str, title: str, setting: str) -> Parts:
+def blueprint_for(found: Found, path: str, setting: str) -> Parts:
     """Return the published model that an adapter is for, without weights.
 
     Raises:
@@ -107,7 +108,7 @@ def blueprint_for(found: Found, path: str, title: str, setting: str) -> Parts:
     """
     if found.base not in published.MODELS:
         raise UserError(
-            f"{title}: {Path(path).name} is {found.title}.",
+            f"Base model: {Path(path).name} is {found.title}.",
             "Give the base model that it was trained on as well, one of Stable Diffusion 1, 2, XL or 3.",
             setting,
         )
@@ -123,9 +124,25 @@ def open_adapter(path: str, model: Parts, title: str, setting: str) -> AdapterFi
     found, place = look(path, title, setting), Path(path).expanduser()
     try:
         entries, metadata = _entries(place)
-        return AdapterFile(place, found, metadata, read_layers(model, entries, metadata), model)
+        layers = read_layers(model, entries, metadata)
+        return AdapterFile(place, found, metadata, frozenset(entries), layers, model)
     except UserError as error:
         raise UserError(f"{title}: {place.name}: {error.what}", error.hint, setting) from None
+
+
+def open_alone(path: str, base: str) -> AdapterFile:
+    """Open the adapter of a setting `file`, for the published model that it tells, or that of a setting
+    `base` if one is given.
+
+    Raises:
+        UserError: it is no adapter, or does not fit.
+    """
+    found = look(path, "Adapter", "file")
+    if not base:
+        return open_adapter(path, blueprint_for(found, path, "base"), "Adapter", "file")
+    facts, place = recognise(base, "Base model", "base"), place_of(base)
+    check_pair(found, path, place, recognition.look(place).base, "Adapter", "file")
+    return open_adapter(path, blueprint(facts), "Adapter", "file")
 
 
 def _entries(place: Path) -> tuple[Mapping[str, Any], Mapping[str, str]]:
@@ -144,13 +161,13 @@ def change(words: Mapping[str, Any], weight: torch.Tensor) -> torch.Tensor | Non
     """Return delta W of a layer in fp32, or None if it changes the bias alone. Of DoRA the weight counts, of
     others its shape.
     """
-    kept = {word: _now(tensor) for word, tensor in words.items() if word not in _BIASES}
+    kept = {word: _now(tensor) for word, tensor in words.items() if word not in BIASES}
     return lycoris.changes(kept, weight, None)["weight"] if kept else None
 
 
 def bias_change(words: Mapping[str, Any]) -> torch.Tensor | None:
     """Return what is added to the bias of a layer, or None."""
-    return next((_now(words[word]).float() for word in _BIASES if word in words), None)
+    return next((_now(words[word]).float() for word in BIASES if word in words), None)
 
 
 def is_dora(words: Iterable[str]) -> bool:
@@ -159,6 +176,11 @@ def is_dora(words: Iterable[str]) -> bool:
 
 def is_text(part: str) -> bool:
     return part.startswith("text_encoder")
+
+
+def stored_name(part: str, path: str) -> str:
+    """Return what a whole model calls the weight of a layer."""
+    return f"{with_text_model(path) if is_text(part) else path}.weight"
 
 
 def module_of(parts: Parts, part: str, path: str) -> torch.nn.Module:

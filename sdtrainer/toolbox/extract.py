@@ -81,12 +81,7 @@ class Settings(Section):
         "Parts",
         "What the LoRA may change: the part that draws, the parts that read the prompt, or all.",
     )
-    layout: Layout = knob(
-        "kohya",
-        "Layout",
-        "kohya: A1111, Forge and ComfyUI. diffusers: its pipelines. peft: that library. comfyui: ComfyUI's "
-        "own names.",
-    )
+    layout: Layout = layouts.layout_knob()
     precision: Stored = precision_knob("fp16")
     to: str = to_knob()
     overwrite: bool = overwrite_knob()

@@ -21,7 +21,7 @@ from ..formats.kohya import LoraTensors
 from ..formats.naming import Naming, naming_of
 from ..recognition import Found
 from ..seams import Facts, Precision
-from ..section import UserError
+from ..section import UserError, knob
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,15 @@ PLAIN: tuple[Layout, ...] = ("diffusers", "peft")
 """Those that have no place for anything but LoRA and DoRA."""
 _ENDS = {word: f"{word}.weight" for word in ("lora_down", "lora_up", "lora_mid")}
 _LORA = {"lora_down", "lora_up", "lora_mid", "alpha", "dora_scale", "magnitude"}
+
+
+def layout_knob() -> Any:
+    return knob(
+        "kohya",
+        "Layout",
+        "kohya: A1111, Forge, ComfyUI, and mostly diffusers. diffusers: its pipelines. peft: a folder for "
+        "that library. comfyui: ComfyUI's own names.",
+    )
 
 
 def layout_of(found: Found, names: Mapping[str, Any], path: Path) -> Layout:

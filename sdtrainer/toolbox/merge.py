@@ -22,7 +22,6 @@ from . import adapters, headers, models
 from .adapters import AdapterFile
 from .models import Model
 from .outputs import (
-    Output,
     Stored,
     check_space,
     overwrite_knob,
@@ -30,6 +29,7 @@ from .outputs import (
     precision_of,
     progress,
     size,
+    size_of,
     target,
     to_knob,
 )
@@ -168,7 +168,7 @@ def _opened(settings: Settings) -> tuple[Model, list[_Put]]:
     found = [adapters.look(path, "Adapters", "adapters") for path in settings.adapters]
     base = models.open_model(settings.base, "Base model", "base")
     for one, path in zip(found, settings.adapters, strict=True):
-        adapters.check_pair(one, path, base, "Adapters", "adapters")
+        adapters.check_pair(one, path, base.path, base.base, "Adapters", "adapters")
     blueprint, put = base.blueprint, []
     for path, (denoiser, text_encoder) in zip(settings.adapters, strengths, strict=True):
         file = adapters.open_adapter(path, blueprint, "Adapters", "adapters")
@@ -251,11 +251,3 @@ def _plus_weight(before: torch.Tensor, changes: list[Change]) -> torch.Tensor:
 def _plus_bias(before: torch.Tensor, changes: list[Change]) -> torch.Tensor:
     found = [(adapters.bias_change(words), strength) for words, strength in changes]
     return sum((strength * delta for delta, strength in found if delta is not None), before)
-
-
-def size_of(whole: whole_model.WholeModel, settings: Output, is_folder: bool) -> int:
-    """Return the bytes that its tensors will take."""
-    wanted = precision_of(settings)
-    parts = [state for part, state in whole.states.items() if is_folder or part != T5]
-    tensors = [t for state in (*parts, {} if is_folder else whole.unheld) for t in state.values()]
-    return sum(t.shape.numel() * safetensors_file.stored_as(t, wanted).itemsize for t in tensors)

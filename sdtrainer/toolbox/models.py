@@ -56,20 +56,43 @@ def open_model(path: str, title: str, setting: str) -> Model:
     Raises:
         UserError: no whole model lies there.
     """
-    place = ASSETS / "starter-model" if path == STARTER else Path(path).expanduser()
+    facts, place = recognise(path, title, setting), place_of(path)
+    try:
+        whole, metadata = (_of_folder if place.is_dir() else _of_file)(place, facts)
+    except UserError as error:
+        raise _of_setting(error, title, setting) from None
+    base = recognition.look(place).base
+    facts = replace(facts, encoders=tuple(e for e in facts.encoders if e in whole.states))
+    return Model(place, facts, base, whole, {k: v for k, v in metadata.items() if k not in OWN})
+
+
+def recognise(path: str, title: str, setting: str) -> Facts:
+    """Return what is known of a model without opening it.
+
+    Raises:
+        UserError: no whole model lies there.
+    """
+    place = place_of(path)
     if not path or not place.exists():
         said = f"'{path}' does not exist" if path else "nothing is chosen"
         raise UserError(
             f"{title}: {said}.", "Give a .safetensors file or diffusers folder of a whole model.", setting
         )
     try:
-        facts = families.recognise(BaseSection(path=str(place)))
-        base = recognition.look(place).base
-        whole, metadata = (_of_folder if place.is_dir() else _of_file)(place, facts)
+        return families.recognise(BaseSection(path=str(place)))
     except UserError as error:
-        raise UserError(error.what.replace("Base model", title, 1), error.hint, setting) from None
-    facts = replace(facts, encoders=tuple(e for e in facts.encoders if e in whole.states))
-    return Model(place, facts, base, whole, {k: v for k, v in metadata.items() if k not in OWN})
+        raise _of_setting(error, title, setting) from None
+
+
+def place_of(path: str) -> Path:
+    """Return where a model lies; the starter's may be named by its word."""
+    return ASSETS / "starter-model" if path == STARTER else Path(path).expanduser()
+
+
+def _of_setting(error: UserError, title: str, setting: str) -> UserError:
+    """The error about a base model, as one of another setting."""
+    what = error.what.replace("Base model", title, 1)
+    return UserError(what if what.startswith(title) else f"{title}: {what}", error.hint, setting)
 
 
 def blueprint(facts: Facts) -> Parts:

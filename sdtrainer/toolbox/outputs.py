@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ..events import Event, Progress
-from ..seams import Precision
+from ..formats import safetensors_file
+from ..formats.whole_model import WholeModel
+from ..seams import T5, Precision
 from ..section import UserError, knob
 from ..workspace import Workspace
 
@@ -109,6 +111,14 @@ def progress(written: Iterable[int], total: int) -> Iterator[Event]:
 def size(num_bytes: int) -> str:
     """Return a size in words."""
     return f"{num_bytes / 2**30:.2f} GB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MB"
+
+
+def size_of(whole: WholeModel, settings: Output, is_folder: bool) -> int:
+    """Return the bytes that its tensors will take."""
+    wanted = precision_of(settings)
+    parts = [state for part, state in whole.states.items() if is_folder or part != T5]
+    tensors = [t for state in (*parts, {} if is_folder else whole.unheld) for t in state.values()]
+    return sum(t.shape.numel() * safetensors_file.stored_as(t, wanted).itemsize for t in tensors)
 
 
 def _free(path: Path) -> Path:
