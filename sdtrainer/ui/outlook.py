@@ -96,8 +96,10 @@ class _Asked(Generic[Answer]):
         return self.known
 
     def get(self) -> Answer | None:
-        """Wait for the answer; return it, or what is known by then. Raises UserError as finding it did."""
-        self._is_answered.wait(self._wait)
+        """Wait for the answer, but once; return it, or what is known by then. Raises UserError as finding it
+        did.
+        """
+        self._is_answered.wait(max(0.0, self._began + self._wait - time.monotonic()))
         if isinstance(self._answer, UserError):
             raise self._answer
         return self.known
