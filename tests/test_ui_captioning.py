@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from sdtrainer.captioners import Name, captioners, work
 from sdtrainer.data.overlay import overlay_for
 from sdtrainer.section import checked, override
 from sdtrainer.ui.access import Access
-from sdtrainer.ui.dataset.captioning import ALL, MISSING, Captioning
+from sdtrainer.ui.dataset.browse import Browse
+from sdtrainer.ui.dataset.captioning import ALL, MISSING, PICKED, Captioning
 from sdtrainer.ui.desk import Desk
 from sdtrainer.ui.listen import Given
 from sdtrainer.workspace import Workspace
@@ -36,7 +38,7 @@ def part(workspace: Workspace, photos: Path) -> Iterator[Captioning]:
     desk = Desk(workspace, Access(workspace))
     desk.project.change(override(desk.project.values, {"data.folder": str(photos)}), "test")
     with gr.Blocks():
-        part = Captioning(desk)
+        part = Captioning(desk, Browse(desk))
         part.build()
     yield part
     desk.close()
@@ -44,12 +46,12 @@ def part(workspace: Workspace, photos: Path) -> Iterator[Captioning]:
 
 def given(part: Captioning, by: Name, which: str = MISSING, **values: Any) -> Given:
     fields = {f.widget: f.show(values.get(n, f.knob.default)) for n, f in part.card.fields.items()}
-    return Given({part.by: by, part.which: which, part.tried: "", **fields}, "owner", "page")
+    return Given({part.by: by, part.which: which, **fields}, "owner", "page")
 
 
 def when_done(part: Captioning, asked: Given) -> dict[Any, Any]:
     def done() -> dict[Any, Any] | None:
-        return None if part.card.doing else part.show(part.desk.look(), asked)
+        return None if part.card.doing else part._all(asked)
 
     return until(done)
 
@@ -64,13 +66,13 @@ def until(found: Callable[[], Any]) -> Any:
 
 def test_the_settings_shown_are_those_that_count(part: Captioning) -> None:
     strange = {"threshold": 0.5, "instruction": "x", "detail": "long", "mode": "after", "precision": "fp32"}
-    for by, which in itertools.product(captioners(), (MISSING, ALL)):
+    for by, which in itertools.product(captioners(), (MISSING, ALL, PICKED)):
         asked = given(part, by.name, which, **strange)
         shown = part._choose(asked)
         visible = {name for name, field in part.card.fields.items() if shown[field.widget]["visible"]}
         sent = {n: v for n, v in part.card.values(asked).items() if n in part._wanted(asked)}
         assert visible == set(sent) and visible < set(part.card.fields)
-        chosen = {"captioner": by.name, "overwrite": which == ALL, "folder": "x"}
+        chosen = {"captioner": by.name, "overwrite": which != MISSING, "folder": "x"}
         work.check(checked(work.Settings, sent | chosen, "caption"), by)
 
 
@@ -78,7 +80,7 @@ def test_a_picture_is_tried_then_all_are_captioned_then_none(
     part: Captioning, workspace: Workspace, photos: Path
 ) -> None:
     asked = given(part, "file-name")
-    first = part.show(part.desk.look(), asked)
+    first = part._all(asked)
     assert first[part.card.start]["value"] == "Caption 2 pictures"
     assert "no caption" in first[part.preview] and "nothing to download" in first[part.about]
     part._begin(asked, is_try=True)
@@ -93,9 +95,20 @@ def test_a_picture_is_tried_then_all_are_captioned_then_none(
     assert done[part.see]["visible"] and done[part.undo]["visible"]
     assert set(overlay_for(workspace.root, photos).captions.values()) == {"red car", "blue house"}
 
-    back = part._undo(asked)
+    part._undo(asked)
+    back = part._all(asked)
     assert overlay_for(workspace.root, photos).captions == {}
     assert back[part.card.start]["value"] == "Caption 2 pictures" and not back[part.undo]["visible"]
+
+
+def test_only_selected_pictures_are_captioned(part: Captioning, workspace: Workspace, photos: Path) -> None:
+    asked = given(part, "file-name", PICKED)
+    assert part._all(asked)[part.card.start]["value"] == "No picture is selected"
+    part.views["page"] = replace(part.views["page"], picked=frozenset({"red car.png", "gone.png"}))
+    assert part._all(asked)[part.card.start]["value"] == "Caption 1 picture"
+    part._begin(asked)
+    when_done(part, asked)
+    assert overlay_for(workspace.root, photos).captions == {"red car.png": "red car"}
 
 
 def test_what_is_downloaded_is_said_before(part: Captioning, photos: Path) -> None:
@@ -104,7 +117,7 @@ def test_what_is_downloaded_is_said_before(part: Captioning, photos: Path) -> No
         (str(photos), "in the folder"),
         ("some/tagger", "once;"),
     ):
-        shown = part.show(part.desk.look(), given(part, "wd-tagger", model=model))
+        shown = part._all(given(part, "wd-tagger", model=model))
         assert words in shown[part.about], model
 
 
@@ -115,6 +128,6 @@ def test_a_captioning_that_was_stopped_says_that_it_goes_on(part: Captioning, ph
     record.begin({"captioner": "blip"}, "BLIP")
     record.write({"red car.png": "a car"})
     part.desk.errands.ended["caption"] = "It was stopped."
-    shown = part.show(part.desk.look(), given(part, "blip"))
+    shown = part._all(given(part, "blip"))
     assert "It was stopped." in shown[part.card.news] and "after 1 picture. Begin" in shown[part.card.news]
     assert shown[part.card.start]["value"] == "Caption 1 picture" and shown[part.undo]["visible"]

@@ -28,7 +28,7 @@ class Dataset:
         self.doctor = Doctor(desk)
         self.source = Source(desk, form, self.doctor.newest)
         self.browse = Browse(desk)
-        self.captioning = Captioning(desk)
+        self.captioning = Captioning(desk, self.browse)
         self.crops = Crops(desk)
         self.exchange = Exchange(desk)
         self.tabbed: tuple[Part, ...] = (

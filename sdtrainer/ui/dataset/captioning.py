@@ -13,21 +13,25 @@ from ...captioners import Captioner, Download, captioner, captioners
 from ...captioners.record import Record
 from ...captioners.work import existing, reads
 from ...chores import Answer
-from ...data.census import Census, Sample
 from ...section import UserError, fields
 from .. import costs, words
 from ..chore import ChoreCard
 from ..desk import Desk
 from ..listen import Given
 from ..outlook import Outlook
-from ..thumbnails import LARGE, thumbnail
-from ..words import picture, tag
+from ..remembered import Remembered
+from ..thumbnails import LARGE
+from ..words import image, tag
+from .browse import Browse
+from .shelf import Shelved
+from .views import Sent
 
 VERB = "caption"
-MISSING, ALL = "Pictures without a caption", "All pictures"
+MISSING, ALL, PICKED = "Without a caption", "All", "Those selected under Pictures"
 _FIXED = ("folder", "captioner", "overwrite", "pictures", "dry_run", "write_files", "trigger")
 _ABOVE = ("detail", "instruction", "threshold")
 _NAMED = 8
+_NONE = {MISSING: "All have a caption", ALL: "No pictures", PICKED: "No picture is selected"}
 
 
 class Captioning:
@@ -36,10 +40,12 @@ class Captioning:
     title = "Caption"
     tab: Any = None
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, desk: Desk, browse: Browse) -> None:
+        self.desk, self.shelf, self.views = desk, browse.shelf, browse.views
         self.card = ChoreCard(desk, VERB, "Caption", _FIXED, _found)
-        self._counted: tuple[Census | None, list[Sample]] = (None, [])
+        self.tried: Remembered[str] = Remembered("")
+        self.sent = Sent()
+        self._counted: tuple[Shelved | None, list[str]] = (None, [])
 
     def build(self) -> None:
         choices = [(by.title, by.name) for by in captioners()]
@@ -52,7 +58,7 @@ class Captioning:
             for name in _ABOVE:
                 self.card.place_one(name, visible=name in captioner(first).reads)
             self.which = gr.Radio(
-                [MISSING, ALL],
+                [MISSING, ALL, PICKED],
                 value=MISSING,
                 label="Which pictures",
                 info="Captions stay in the workspace; your files are not changed.",
@@ -74,40 +80,44 @@ class Captioning:
                         "Undo these captions", size="sm", visible=False, elem_id="caption-undo"
                     )
                     self.see = gr.Button("See the captions", size="sm", visible=False, elem_id="caption-see")
-        self.tried = gr.State("")
 
     @property
     def states(self) -> set[Any]:
-        return {self.by, self.which, self.tried, self.card.fields["model"].widget}
+        return {self.by, self.which, self.card.fields["model"].widget}
 
     @property
     def shows(self) -> list[Any]:
-        own = [self.about, self.preview, self.tried, self.try_, self.other, self.undo, self.see]
+        own = [self.about, self.preview, self.try_, self.other, self.undo, self.see]
         return [*own, *self.card.shows, *self.card.uses]
 
     def show(self, outlook: Outlook, given: Given) -> dict[Any, Any]:
-        census, by = outlook.census, captioner(given[self.by])
-        is_free = self.card.doing is None
-        number = len(self._meant(census, given[self.which]))
-        path = self._still(census, given[self.tried])
-        record = Record(self.desk.workspace.root, census.folder) if census else None
-        return (
-            self.card.show()
-            | {
-                self.about: _about(by, given[self.card.fields["model"].widget] or "", self._has_card()),
-                self.preview: self._preview(census, path),
-                self.tried: path,
-                self.try_: gr.update(interactive=is_free and bool(path)),
-                self.other: gr.update(interactive=census is not None and len(census.samples) > 1),
-                self.card.start: gr.update(
-                    value=f"Caption {words.count(number, 'picture')}" if number else "All have a caption",
-                    interactive=is_free and number > 0,
-                ),
-                self.undo: gr.update(visible=is_free and record is not None and record.can_undo),
-                self.see: gr.update(visible=is_free and _has_written(self.card.answer)),
-            }
-            | (self._broken_off(record) if is_free and record else {})
-        )
+        return self._show(given)
+
+    def _show(self, given: Given) -> dict[Any, Any]:
+        """Return what is new to this page."""
+        return self.sent.news(given.session, self._all(given))
+
+    def _all(self, given: Given) -> dict[Any, Any]:
+        """Show everything as it is now."""
+        shelved, by = self._shelved(), captioner(given[self.by])
+        is_free, number = self.card.doing is None, len(self._meant(shelved, given))
+        updates = self.card.show() | {
+            self.about: _about(by, given[self.card.fields["model"].widget] or "", self._has_card()),
+            self.preview: self._preview(shelved, self._tried(shelved, given)),
+            self.try_: gr.update(interactive=is_free and shelved is not None),
+            self.other: gr.update(interactive=shelved is not None and len(shelved.by_path) > 1),
+            self.card.start: gr.update(
+                value=f"Caption {words.count(number, 'picture')}" if number else _NONE[given[self.which]],
+                interactive=is_free and number > 0,
+            ),
+            self.undo: gr.update(visible=False),
+            self.see: gr.update(visible=is_free and _has_written(self.card.answer)),
+        }
+        if shelved and is_free:
+            record = Record(self.desk.workspace.root, shelved.census.folder)
+            updates[self.undo] = gr.update(visible=record.can_undo)
+            updates |= self._broken_off(record)
+        return updates
 
     def wire(self, refresh: Any) -> None:
         on, uses = self.desk.on, {*self.states, *self.card.uses}
@@ -117,92 +127,96 @@ class Captioning:
         on(self.try_.click, lambda g: self._begin(g, is_try=True), uses, self.shows, trigger_mode="once")
         on(self.card.start.click, lambda g: self._begin(g), uses, self.shows, trigger_mode="once")
         on(self.card.stop.click, self._stop, uses, self.shows, trigger_mode="once")
-        refresh(on(self.undo.click, self._undo, uses, self.shows, trigger_mode="once"))
+        on(self.undo.click, self._undo, uses, self.shows, trigger_mode="once")
 
     def _choose(self, given: Given) -> dict[Any, Any]:
         """Show the settings that this captioner reads, and hide the others."""
         wanted = self._wanted(given)
         known = self.card.fields.items()
-        return self.show(self.desk.look(), given) | {
-            field.widget: gr.update(visible=name in wanted) for name, field in known
-        }
+        return self._show(given) | {field.widget: gr.update(visible=name in wanted) for name, field in known}
 
     def _another(self, given: Given) -> dict[Any, Any]:
-        census = self._census()
-        paths = [sample.path for sample in census.samples]
-        path = self._still(census, given[self.tried])
-        following = paths[(paths.index(path) + 1) % len(paths)]
-        return {self.tried: following, self.preview: self._preview(census, following)}
+        shelved = self.shelf.look()
+        paths = list(shelved.by_path)
+        path = self._tried(shelved, given)
+        self.tried[given.session] = paths[(paths.index(path) + 1) % len(paths)]
+        return self._show(given)
 
     def _begin(self, given: Given, is_try: bool = False) -> dict[Any, Any]:
-        census = self._census()
-        path = self._still(census, given[self.tried])
+        shelved = self.shelf.look()
         read = {name: v for name, v in self.card.values(given).items() if name in self._wanted(given)}
+        paths = self._meant(shelved, given) if given[self.which] == PICKED else []
         fixed = {
-            "folder": str(census.folder),
+            "folder": str(shelved.census.folder),
             "captioner": given[self.by],
-            "trigger": self._trigger(),
-            "overwrite": is_try or given[self.which] == ALL,
-            "pictures": [path] if is_try else [],
+            "trigger": shelved.section.trigger,
+            "overwrite": is_try or given[self.which] != MISSING,
+            "pictures": [self._tried(shelved, given)] if is_try else list(paths),
             "dry_run": is_try,
         }
         self.desk.begin(VERB, read | fixed)
-        return self.show(self.desk.look(), given)
+        return self._show(given)
 
     def _wanted(self, given: Given) -> set[str]:
         """Return the names of the settings that count with what is chosen."""
         wanted = set(reads(captioner(given[self.by])))
-        return wanted if given[self.which] == ALL else wanted - {"mode"}
+        return wanted - {"mode"} if given[self.which] == MISSING else wanted
 
     def _stop(self, given: Given) -> dict[Any, Any]:
         self.desk.errands.stop(VERB)
-        return self.show(self.desk.look(), given)
+        return self._show(given)
 
     def _undo(self, given: Given) -> dict[Any, Any]:
-        taken = Record(self.desk.workspace.root, self._census().folder).undo()
+        taken = Record(self.desk.workspace.root, self.shelf.look().census.folder).undo()
         self.desk.errands.found.pop(VERB, None)
-        self.desk.look_again()
+        self.desk.captions_changed()
         gr.Info(f"{words.count(taken, 'caption')} taken back.", duration=4)
-        return self.show(self.desk.look(), given)
+        return self._show(given)
 
-    def _preview(self, census: Census | None, path: str) -> str:
+    def _preview(self, shelved: Shelved | None, path: str) -> str:
         """Show the picture that is tried, with what was said of it, or the caption it has."""
-        sample = next((s for s in census.samples if s.path == path), None) if census else None
-        if sample is None:
+        if shelved is None:
             return tag("p", "There are no pictures yet.", "quiet")
-        image = picture(str(thumbnail(self.desk.workspace, sample.file, LARGE)), sample.path)
-        answer = self.card.answer
+        sample, answer = shelved.by_path[path], self.card.answer
         said = answer["captions"].get(path) if answer and answer["is_try"] else None
         if said is not None:
             text = tag("b", f"{words.safe(answer['captioner'])}: ") + words.safe(said)
         else:
             text = words.safe(existing(sample)) or tag("span", "no caption", "quiet")
-        return tag("figure", image + tag("figcaption", tag("p", words.safe(path), "quiet") + tag("p", text)))
+        shown = image(self.desk.thumbnails.address(sample.file, LARGE), path)
+        return tag("figure", shown + tag("figcaption", tag("p", words.safe(path), "quiet") + tag("p", text)))
 
-    def _meant(self, census: Census | None, which: str) -> Sequence[Sample]:
-        """Return the pictures to caption. They are counted once, however often a page asks."""
-        if census is None or which == ALL:
-            return census.samples if census else ()
-        if self._counted[0] is not census:
-            self._counted = (census, [sample for sample in census.samples if not existing(sample)])
+    def _shelved(self) -> Shelved | None:
+        try:
+            shelved = self.shelf.look()
+        except UserError:
+            return None
+        return shelved if shelved.by_path else None
+
+    def _meant(self, shelved: Shelved | None, given: Given) -> Sequence[str]:
+        """Return the pictures to caption, by path."""
+        if shelved is None:
+            return ()
+        picked = self.views[given.session].picked
+        return {
+            MISSING: lambda: self._bare(shelved),
+            ALL: lambda: list(shelved.by_path),
+            PICKED: lambda: [path for path in shelved.by_path if path in picked],
+        }[given[self.which]]()
+
+    def _bare(self, shelved: Shelved) -> list[str]:
+        """Return the pictures without a caption; found once, however often a page asks."""
+        if self._counted[0] is not shelved:
+            bare = [path for path, sample in shelved.by_path.items() if not existing(sample)]
+            self._counted = (shelved, bare)
         return self._counted[1]
 
-    def _still(self, census: Census | None, path: str) -> str:
-        """Return the picture that was looked at if it is there still, else the first without a caption."""
-        samples = census.samples if census else ()
-        if path and any(sample.path == path for sample in samples):
+    def _tried(self, shelved: Shelved | None, given: Given) -> str:
+        """Return the picture to try on: the one looked at if it is there still, else one without caption."""
+        path = self.tried[given.session]
+        if shelved is None or path in shelved.by_path:
             return path
-        return next((sample.path for sample in (*self._meant(census, MISSING)[:1], *samples[:1])), "")
-
-    def _census(self) -> Census:
-        outlook = self.desk.look()
-        if outlook.census is None:
-            raise outlook.error or UserError("There are no pictures.", "Choose a folder.")
-        return outlook.census
-
-    def _trigger(self) -> str:
-        config = self.desk.look().config
-        return config.data.trigger if config else ""
+        return next(iter(self._bare(shelved) or shelved.by_path))
 
     def _broken_off(self, record: Record) -> dict[Any, Any]:
         """Say of a captioning that was broken off that nothing is lost, also after a restart of the app."""
