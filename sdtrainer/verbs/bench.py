@@ -1,7 +1,9 @@
-"""bench [--steps N] | bench memory | bench settings [RUN.toml] | bench dataset: measure this machine.
+"""bench [--steps N] | bench memory | bench settings [RUN.toml] | bench dataset | bench toolbox: measure this
+machine.
 
 bench alone: the trainer against a bare loop. bench memory: what runs hold, against what was estimated.
 bench settings: what each setting costs on your own model. bench dataset: how long many images take to read.
+bench toolbox: extraction against a plain decomposition, and every tool, on models of full size.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> int:
-    own = {"memory": _memory, "settings": _settings, "dataset": _dataset, "cell": _cell}
+    own = {"memory": _memory, "settings": _settings, "dataset": _dataset, "toolbox": _toolbox}
+    own |= {"cell": _cell}
     if argv and argv[0] in own:
         return own[argv[0]](argv[1:])
     return _speed(argv)
@@ -162,6 +165,31 @@ def _dataset(argv: Sequence[str]) -> int:
                 began = time.monotonic()
                 print(f"{number:,} of {given.images:,} images made", file=sys.stderr, flush=True)
         print(dataset.as_text(dataset.measure(folder, Workspace(Path(home) / "workspace"))), flush=True)
+    return 0
+
+
+def _toolbox(argv: Sequence[str]) -> int:
+    from ..bench import toolbox
+    from ..families import published
+
+    arguments = parser("bench")
+    arguments.add_argument("--model", choices=tuple(published.MODELS), default="SD1", help="its structure")
+    arguments.add_argument("--rank", type=int, default=32, help="of the LoRA that is extracted")
+    arguments.add_argument(
+        "--each", type=int, default=0, help="of each shape, how many matrices are decomposed plainly; 0: all"
+    )
+    given = arguments.parse_args(argv)
+    with tempfile.TemporaryDirectory() as home:
+        print("Making two models of full size", file=sys.stderr, flush=True)
+        base, tuned = toolbox.make(Path(home), given.model)
+        done = []
+        for verb in toolbox.verbs(base, tuned, given.rank):
+            done.append(verb)
+            print(f"{verb.name:<18}{verb.seconds:9.1f} s   {verb.peak / 2**30:6.2f} GB", flush=True)
+        for plain in toolbox.plain(base, tuned, done[0].found, given.rank, given.each):
+            said = f"{plain.decomposed} matrices decomposed plainly, {plain.seconds:.0f} s"
+            print(said, file=sys.stderr, flush=True)
+        print("\n".join(toolbox.lines(done[0], plain)))
     return 0
 
 
