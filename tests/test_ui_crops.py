@@ -16,6 +16,7 @@ from sdtrainer.ui.dataset.crops import Crops
 from sdtrainer.ui.dataset.painting import mask_of, painted
 from sdtrainer.ui.desk import Desk
 from sdtrainer.ui.listen import Given
+from sdtrainer.ui.sections import Sections
 from sdtrainer.workspace import Workspace
 
 
@@ -32,9 +33,10 @@ def folder(workspace: Workspace) -> Path:
 def crops(workspace: Workspace, folder: Path) -> Crops:
     desk = Desk(workspace, Access(workspace))
     desk.project.change(override(desk.project.values, {"data.folder": str(folder)}), "")
-    crops = Crops(desk)
-    with gr.Blocks(), gr.Tab("Crops") as crops.tab:
-        crops.build()
+    sections = Sections("parts")
+    crops = Crops(desk, sections)
+    with gr.Blocks():
+        sections.build({crops.title: crops.build})
     return crops
 
 

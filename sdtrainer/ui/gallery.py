@@ -12,12 +12,14 @@ from .desk import Desk
 from .listen import Given
 from .panel import CLICKS
 from .remembered import Remembered
+from .sections import Sections
 from .thumbnails import GRID, LARGE, thumbnail
 from .trying import Try
 from .view import RunView, Sample
 from .words import picture, tag
 
 MAX_COLUMNS = 8
+TRY = "Try"
 
 
 class Gallery:
@@ -27,13 +29,10 @@ class Gallery:
         self.desk = desk
         self.picked = Remembered("")
         self.trying = Try(desk)
+        self.sections = Sections("gallery-parts")
 
     def build(self) -> None:
-        with gr.Tabs(selected="runs", elem_id="gallery-parts") as self.parts:
-            with gr.Tab("Pictures of runs", id="runs", elem_id="part-runs", render_children=True):
-                self._build_pictures()
-            with gr.Tab("Try", id="try", elem_id="part-try", render_children=True):
-                self.trying.build()
+        self.sections.build({"Pictures of runs": self._build_pictures, TRY: self.trying.build})
 
     def _build_pictures(self) -> None:
         self.run = gr.Dropdown(
@@ -75,11 +74,11 @@ class Gallery:
 
     @property
     def shown_by_trying(self) -> list[Any]:
-        return [self.parts, *self.trying.uses]
+        return [self.sections.chosen, *self.trying.uses]
 
     def open_trying(self, run: RunFolder) -> dict[Any, Any]:
         """Go to the place to draw, with a run's result. Raises UserError if it has none."""
-        return {self.parts: gr.update(selected="try")} | self.trying.fill(run)
+        return self.sections.show(TRY) | self.trying.fill(run)
 
     def wire(self) -> None:
         on = self.desk.on

@@ -13,13 +13,14 @@ from ..section import UserError, override
 from .dataset import Dataset
 from .desk import Desk
 from .form import Form, merged
-from .gallery import Gallery
+from .gallery import TRY, Gallery
 from .header import Header, run_words
 from .held import Held
 from .listen import Given
 from .method import Method
 from .panel import Costs, Panel
 from .runs import Runs
+from .sections import veiled
 from .share import ShareBox, Sharing
 from .tools import Tools
 from .train import Train
@@ -30,8 +31,8 @@ from .vram import Vram
 TICK_SECONDS = 1.0
 CACHE_SECONDS = (3600, 24 * 3600)  # every hour gradio drops its copies of files older than a day
 TITLE = "sdtrainer"
-_VEILED = ("tab-dataset", "tab-method", "tab-vram", "tab-tools", "part-try")
-VEIL = f"<style>{', '.join(f'#{name}-button' for name in _VEILED)} {{ display: none !important }}</style>"
+_VEILED = (*(f"#tab-{name}-button" for name in ("dataset", "method", "vram", "tools")), veiled(TRY))
+VEIL = f"<style>{', '.join(_VEILED)} {{ display: none !important }}</style>"
 """Hides from viewers the tabs in which something is changed or made: gradio 6.31 takes no notice of a tab's
 `visible` after the start.
 """

@@ -10,6 +10,7 @@ from ..desk import Desk
 from ..form import Form
 from ..listen import Given
 from ..outlook import Outlook
+from ..sections import Sections
 from ..words import tag
 from .browse import Browse
 from .captioning import Captioning
@@ -21,32 +22,29 @@ from .source import Source
 
 
 class Dataset:
-    """The folder above; below, one tab for each part; then the settings of how pictures are used."""
+    """The folder above; below, its parts, one at a time; then the settings of how pictures are used."""
 
     def __init__(self, desk: Desk, form: Form) -> None:
         self.desk, self.form = desk, form
+        self.sections = Sections("dataset-parts")
         self.doctor = Doctor(desk)
         self.source = Source(desk, form, self.doctor.newest)
         self.browse = Browse(desk)
         self.captioning = Captioning(desk, self.browse)
-        self.crops = Crops(desk)
+        self.crops = Crops(desk, self.sections)
         self.exchange = Exchange(desk)
         self.tabbed: tuple[Part, ...] = (
             self.browse,
             self.captioning,
-            self.crops,
             self.doctor,
+            self.crops,
             self.exchange,
         )
         self.parts: tuple[Part, ...] = (self.source, *self.tabbed)
 
     def build(self) -> None:
         self.source.build()
-        with gr.Tabs(elem_id="dataset-parts") as self.tabs:
-            for part in self.tabbed:
-                name = part.title.lower().replace(" ", "-")
-                with gr.Tab(part.title, id=name, elem_id=f"part-{name}", render_children=True) as part.tab:
-                    part.build()
+        self.sections.build({part.title: part.build for part in self.tabbed})
         gr.HTML(tag("h3", "How the pictures are used"))
         self.form.place_level(["data"], "basic")
         with gr.Accordion("More settings: captions, validation, cache, buckets", open=False):
@@ -66,5 +64,5 @@ class Dataset:
     def wire(self, refresh: Any) -> None:
         for part in self.parts:
             part.wire(refresh)
-        see = lambda given: {self.tabs: gr.update(selected="pictures")}  # noqa: E731
-        self.desk.on(self.captioning.see.click, see, (), [self.tabs])
+        see = lambda given: self.sections.show(self.browse.title)  # noqa: E731
+        self.desk.on(self.captioning.see.click, see, (), [self.sections.chosen])

@@ -21,6 +21,7 @@ from ..desk import Desk
 from ..listen import Given
 from ..outlook import Outlook
 from ..panel import CLICKS
+from ..sections import Sections
 from ..thumbnails import LARGE, mask_copy, thumbnail
 from ..words import picture, tag
 from .painting import Painting
@@ -51,8 +52,8 @@ class Crops:
     title = "Crops and masks"
     tab: Any = None
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, desk: Desk, sections: Sections) -> None:
+        self.desk, self.sections = desk, sections
         self.painting = Painting(desk, self)
         self.card = ChoreCard(desk, "mask", "Find masks", fixed=("folder",))
 
@@ -118,7 +119,8 @@ class Crops:
         on = self.desk.on
         parts, uses = self.shows, {self.chosen, self.number}
         numbers = {*self.edges, *self.point}
-        on(self.tab.select, self._open, uses, parts)
+        chosen = self.sections.chosen
+        on(chosen.change, lambda g: self._open(g) if g[chosen] == self.title else {}, {*uses, chosen}, parts)
         on(self.prev.click, lambda g: self._step(g, -1), uses, parts)
         on(self.next.click, lambda g: self._step(g, 1), uses, parts)
         on([self.number.submit, self.number.blur], self._go, uses, parts)

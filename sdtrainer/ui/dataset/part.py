@@ -9,12 +9,9 @@ from ..outlook import Outlook
 
 
 class Part(Protocol):
-    """`title` names its tab, and `tab` is it, once it is built. `states` are components whose values `show`
-    needs.
-    """
+    """`title` is the word that chooses it. `states` are components whose values `show` needs."""
 
     title: str
-    tab: Any
 
     @property
     def states(self) -> set[Any]: ...

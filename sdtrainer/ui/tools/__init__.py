@@ -11,6 +11,7 @@ from .. import file_lists
 from ..desk import Desk
 from ..file_lists import Role
 from ..listen import Given
+from ..sections import Sections
 from ..trying import Try
 from ..words import tag
 from .card import ToolCard
@@ -32,7 +33,7 @@ CARDS: tuple[tuple[str, str, str, str, Mapping[str, Role]], ...] = (
 
 
 class Tools:
-    """One inner tab for each tool."""
+    """One part for each tool."""
 
     def __init__(self, desk: Desk, trying: Try) -> None:
         self.desk, self.trying = desk, trying
@@ -42,11 +43,7 @@ class Tools:
         gr.HTML(tag("p", ABOUT, "quiet"))
         with gr.Accordion("Upload a file", open=False):
             self.upload = gr.File(file_count="multiple", label="Files of models", height=140)
-        with gr.Tabs(elem_id="tool-cards"):
-            for card in self.cards:
-                name = card.chore.verb
-                with gr.Tab(card.title, id=name, elem_id=f"tool-{name}", render_children=True):
-                    card.build()
+        Sections("tool-cards").build({card.title: card.build for card in self.cards})
 
     @property
     def shows(self) -> list[Any]:
