@@ -28,6 +28,7 @@ class Sections:
                 show_label=False,
                 container=False,
                 elem_id=self.name,
+                interactive=True,
                 elem_classes="sections",
             )
             for title, build in parts.items():
