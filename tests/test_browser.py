@@ -409,7 +409,8 @@ def test_a_model_file_is_chosen_recognised_taught_and_exported(
     page.locator("p.found", has_text="not made for").wait_for(state="detached")
     if name == "sd2":  # a person knows better
         page.locator("#base-model button").first.click()
-        page.locator("#knob-base-prediction_type").get_by_text("v_prediction", exact=True).click()
+        field(page, "base-prediction_type").click()
+        page.get_by_role("option", name="v_prediction", exact=True).click()
         page.locator("p.found", has_text="predicts v_prediction, as you set it").wait_for()
     enter(page, "run-name", f"file-{name}")
     for key, value in (("train-resolution", "64"), ("train-steps", "2"), ("sample-prompts", "a zib disc")):
