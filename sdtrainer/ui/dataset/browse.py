@@ -28,7 +28,6 @@ class Browse:
     """Pictures and captions. After every event a page is sent what is new to it, and nothing else."""
 
     title = "Pictures"
-    tab: Any = None
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk

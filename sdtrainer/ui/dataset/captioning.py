@@ -38,7 +38,6 @@ class Captioning:
     """A captioner is chosen, tried, and let loose."""
 
     title = "Caption"
-    tab: Any = None
 
     def __init__(self, desk: Desk, browse: Browse) -> None:
         self.desk, self.shelf, self.views = desk, browse.shelf, browse.views

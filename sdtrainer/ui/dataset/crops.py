@@ -50,7 +50,6 @@ class Crops:
     """One picture at a time, and all of them by shape."""
 
     title = "Crops and masks"
-    tab: Any = None
 
     def __init__(self, desk: Desk, sections: Sections) -> None:
         self.desk, self.sections = desk, sections

@@ -38,7 +38,6 @@ class Doctor:
     """The report on the folder, kept up to date by itself where that is quick."""
 
     title = "Check"
-    tab: Any = None
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk

@@ -77,7 +77,6 @@ class Exchange:
     """Import and export are chores; an upload is taken into a folder of its own first."""
 
     title = "Import and export"
-    tab: Any = None
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk

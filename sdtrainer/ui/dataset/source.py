@@ -29,7 +29,6 @@ class Source:
     """Stands above the other parts, without a tab of its own."""
 
     title = ""
-    tab: Any = None
 
     def __init__(self, desk: Desk, form: Form, newest: Callable[[Census], Report | None]) -> None:
         self.desk, self.form, self.newest = desk, form, newest
