@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from sdtrainer.ui import downloads, file_lists
 from sdtrainer.ui.access import Access
 from sdtrainer.ui.desk import Desk
 from sdtrainer.ui.listen import Given
-from sdtrainer.ui.tools import Tools, network
-from sdtrainer.ui.tools.card import link
+from sdtrainer.ui.tools import Tools, kept, network
+from sdtrainer.ui.tools.card import ToolCard, link
+from sdtrainer.ui.tools.mixing import Mix
 from sdtrainer.ui.trying import Try
 from sdtrainer.workspace import RunFolder, Workspace, create_run
 
@@ -130,6 +132,53 @@ def test_every_layer_is_drawn_the_stronger_the_more_colour_and_broken_ones_stand
     assert drawn.count("<title>") == 3 and drawn.count('class="broken"') == 2  # the layer, and the key
     assert drawn.index(">down 0<") < drawn.index(">up 1<") and "&lt;odd&gt;" in drawn
     assert network.table(layers).index("odd") < network.table(layers).index("strong")
+
+
+def test_bars_are_as_high_as_what_is_kept_and_the_least_is_named() -> None:
+    rows = [
+        {"part": part, "path": path, "rank": 4, "kept": kept_}
+        for part, path, kept_ in (
+            ("unet", "down", 1.0),
+            ("unet", "<up>", 0.25),
+            ("text_encoder", "one", 0.95),
+        )
+    ]
+    drawn = kept.bars(rows)
+    assert [float(tall) for tall in re.findall(r'class="(?:enough|little)".*? height="([\d.]+)"', drawn)] == [
+        120,
+        30,
+        114,
+    ]
+    assert drawn.count('class="little"') == 1 and drawn.count("<figure>") == 2
+    assert "Least is kept of &lt;up&gt; (25.0%)" in drawn
+
+
+def test_a_preview_of_a_mix_draws_each_adapter_at_its_weight(desk: Desk) -> None:
+    tools, _ = built(desk)
+    mix = next(card for card in tools.cards if isinstance(card, Mix))
+    adapters, weights = (mix.fields[name].widget for name in ("adapters", "weights"))
+    held = given(mix).values | {adapters: ["a.safetensors", "b.safetensors"], weights: "0.7, -0.3"}  # type: ignore[operator]
+    assert mix.what(Given(held, "owner", "page")) == ["a.safetensors:0.7", "b.safetensors:-0.3"]
+    with pytest.raises(UserError, match="there are 1 for 2 adapters"):
+        mix.what(Given(held | {weights: "0.7"}, "owner", "page"))
+
+
+def test_the_base_of_a_runs_file_is_that_of_the_run(desk: Desk) -> None:
+    with gr.Blocks():
+        card = ToolCard(desk, "merge", "Merge", "Merge", "", {"base": "model", "adapters": "adapter"})
+        card.build()
+    run = run_with(desk.workspace, "lora", "cat.safetensors")
+    base, adapters = (card.fields[name].widget for name in ("base", "adapters"))
+    held = given(card).values | {adapters: [str(run.output / "cat.safetensors")]}  # type: ignore[operator]
+    assert card.values(Given(held, "owner", "page"))["base"] == "starter"
+    assert card.values(Given(held | {base: "mine"}, "owner", "page"))["base"] == "mine"
+    assert card.values(Given(held | {adapters: ["/elsewhere/b/a.pt"]}, "owner", "page"))["base"] == ""
+
+
+def test_a_run_that_cannot_be_read_still_offers_its_files(workspace: Workspace) -> None:
+    run = run_with(workspace, "lora", "cat.safetensors")
+    run.config_file.write_text("[base]\nunheard_of = 1\n", encoding="utf-8")
+    assert [one.role for one in file_lists.known(workspace)] == ["any"]
 
 
 # -- looking, editing, trying ----------------------------------------------------------------------

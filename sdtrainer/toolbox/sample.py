@@ -130,7 +130,7 @@ def work(settings: Settings, workspace: Workspace) -> Doing:
                 {"path": str(path), "prompt": request.prompt, "strength": strength, "seed": request.seed}
             )
             yield Progress(len(pictures), total, "pictures")
-    return {"pictures": pictures}
+    return {"pictures": pictures, "what": settings.what}
 
 
 def told(answer: Answer) -> Iterator[str]:

@@ -20,6 +20,8 @@ from .form import Field
 
 Role = Literal["adapter", "model", "any", "picture"]
 SUFFIXES = (*HEADED, ".pt", ".ckpt", ".bin")
+FOLDERS = ("model_index.json", "adapter_config.json")
+"""What tells a diffusers folder, and one of peft."""
 MOST_RUNS = 30
 MOST_PICTURES = 40
 UPLOADED = "files"
@@ -114,11 +116,14 @@ def _may_be(one: Known, role: Role) -> bool:
 def _inside(folder: Path) -> Iterator[Path]:
     if folder.is_dir():
         for path in sorted(folder.iterdir(), key=lambda p: -p.stat().st_mtime):
-            is_ours = path.suffix.lower() in SUFFIXES or (path / "model_index.json").is_file()
+            is_ours = path.suffix.lower() in SUFFIXES or any((path / name).is_file() for name in FOLDERS)
             if is_ours and not path.name.startswith(".") and not path.is_symlink():
                 yield path
 
 
 @lru_cache(maxsize=256)
 def _role(run: Path, _written: float) -> Role:
-    return "model" if RunFolder(run).config().method.kind == "full" else "adapter"
+    try:
+        return "model" if RunFolder(run).config().method.kind == "full" else "adapter"
+    except UserError:  # of another version: its files are as good
+        return "any"

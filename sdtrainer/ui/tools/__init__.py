@@ -16,6 +16,7 @@ from ..trying import Try
 from ..words import tag
 from .card import ToolCard
 from .looking import Inspect
+from .mixing import Mix
 
 ABOUT = "Lists show what runs and tools made and what was uploaded. Any other file is given by its path."
 
@@ -28,6 +29,27 @@ CARDS: tuple[tuple[str, str, str, str, Mapping[str, Role]], ...] = (
         "of it again.",
         {"base": "model", "adapters": "adapter"},
     ),
+    (
+        "extract",
+        "Extract",
+        "Extract",
+        "Makes a LoRA of the difference between two models: a tuned model as a small file for its base.",
+        {"base": "model", "tuned": "model"},
+    ),
+    (
+        "resize",
+        "Resize",
+        "Resize",
+        "Gives an adapter another rank: a smaller file that loses little, or room for further training.",
+        {"file": "adapter", "base": "model"},
+    ),
+    (
+        "convert",
+        "Convert",
+        "Convert",
+        "Stores an adapter or a whole model in another layout or precision, for other programs.",
+        {"file": "any", "base": "model"},
+    ),
 )
 """Verb, title, what the button says, what it does, and which settings name files."""
 
@@ -37,7 +59,8 @@ class Tools:
 
     def __init__(self, desk: Desk, trying: Try) -> None:
         self.desk, self.trying = desk, trying
-        self.cards = (Inspect(desk), *(ToolCard(desk, *card) for card in CARDS))
+        merge, *others = (ToolCard(desk, *card) for card in CARDS)
+        self.cards = (Inspect(desk), merge, Mix(desk), *others)
 
     def build(self) -> None:
         gr.HTML(tag("p", ABOUT, "quiet"))

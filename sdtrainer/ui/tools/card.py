@@ -12,12 +12,14 @@ import gradio as gr
 from ... import files
 from ...chores import Answer
 from ...section import fields
+from ...workspace import RunFolder
 from .. import words
 from ..chore import ChoreCard, Found
 from ..desk import Desk
 from ..file_lists import FileField, Role, file_field
 from ..listen import Given
 from ..words import tag
+from . import kept
 
 INTO_TOOLS = "It is in the lists of the other tools, too."
 
@@ -42,6 +44,29 @@ class ToolCard(ChoreCard):
     def build(self) -> None:
         gr.HTML(tag("p", words.safe(self.about), "quiet"))
         super().build()
+
+    def place(self, level: str) -> None:
+        """Files come first, however rarely one is needed."""
+        if level == "basic":
+            with gr.Row(elem_classes="grid"):
+                for name in self._roles:
+                    self.place_one(name)
+        super().place(level)
+
+    def values(self, given: Given) -> dict[str, Any]:
+        """A base model that is left open is that of the run which made the file."""
+        values = super().values(given)
+        if values.get("base") == "" and "base" in self._roles:
+            values["base"] = self._base_of(values)
+        return values
+
+    def _base_of(self, values: Mapping[str, Any]) -> str:
+        given = [values[name] for name, role in self._roles.items() if role != "model"]
+        paths = [Path(path) for one in given for path in (one if isinstance(one, list) else [one]) if path]
+        for run in (RunFolder(path.parents[1]) for path in paths if len(path.parents) > 1):
+            if run.path.parent == self.desk.workspace.runs and run.config_file.is_file():
+                return self.desk.config_of(run).base.path
+        return ""
 
     def place_one(self, name: str, **looks: Any) -> Any:
         knob = fields(self.chore.settings)[name]
@@ -73,7 +98,12 @@ class ToolCard(ChoreCard):
         """Say what was found, then what was made."""
         *lines, last = self.chore.told(answer)
         told = "".join(tag("p", words.safe(line)) for line in lines)
-        return told + link(self.desk, Path(last)) if answer.get("path") == last else told + tag("p", last)
+        drawn = kept.bars(answer["layers"]) if isinstance(answer.get("layers"), list) else ""
+        return (
+            told + drawn + link(self.desk, Path(last))
+            if answer.get("path") == last
+            else told + tag("p", words.safe(last))
+        )
 
 
 def link(desk: Desk, path: Path) -> str:
