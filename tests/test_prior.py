@@ -456,3 +456,20 @@ def test_a_text_encoder_that_never_learns_is_refused(trainer: Trainer) -> None:
         planned(trainer, **HALF | {"method__train_text_encoder": False} | only)
     ignored = planned(trainer, optim__text_encoder_until="50%")
     assert any("ignored" in said.text for said in ignored.advice) and ignored.encoder_steps == 12
+
+
+def test_another_is_drawn_instead_of_a_bad_one(trainer: Trainer) -> None:
+    trainer.run(trainer.new(**PRIOR, train__steps="1"))
+    six = pictures(trainer)
+    bad = next(trainer.workspace.class_images.rglob("00001.png"))
+    prior.draw_others(bad.parent, [1])
+    bad.unlink()
+    trainer.run(trainer.new(**PRIOR, train__steps="1"))
+    others = pictures(trainer)
+    changed = {name for name in six if six[name] != others[name]}
+    assert changed == {f"{bad.parent.name}/00001.png"} and len(others) == 6
+    prior.draw_others(bad.parent, [1, 4])
+    assert prior.tries(bad.parent) == {1: 2, 4: 1}
+    (bad.parent / prior.TRIES).write_text("[]")
+    with pytest.raises(UserError, match="Delete it"):
+        prior.tries(bad.parent)

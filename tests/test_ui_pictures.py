@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from starlette.requests import Request
 
-from sdtrainer.data import caption_edits
-from sdtrainer.section import override
+from sdtrainer.data import caption_edits, prior
+from sdtrainer.section import UserError, override
 from sdtrainer.ui.access import Access
 from sdtrainer.ui.dataset.browse import Browse
+from sdtrainer.ui.dataset.class_images import ClassImages
 from sdtrainer.ui.dataset.diffs import diff
 from sdtrainer.ui.dataset.views import Sent
 from sdtrainer.ui.desk import Desk
@@ -169,3 +170,28 @@ def test_only_pictures_that_were_shown_have_an_address(tmp_path: Path) -> None:
     (tmp_path / "a.png").unlink()
     assert thumbnails.address(tmp_path / "a.png") == "thumbnail/gone"
     assert ask("gone").status_code == 404 and KEPT > 10_000
+
+
+def test_bad_class_images_go_to_the_trash_and_others_are_asked_for(browse: Browse) -> None:
+    home = browse.desk.workspace.class_images / "a-dog-0123"
+    home.mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(home / f"{number:05d}.png")
+    part = ClassImages(browse.desk)
+    with gr.Blocks():
+        part.build()
+    page = Given({}, "owner", "class")
+    assert "3 pictures drawn" in part.show(browse.desk.look(), page)[part.said]
+    told = part._pick(Given({}, "owner", "class", {"on": True, "picture": "00001.png"}))
+    assert told[part.others]["value"] == "Draw 1 other instead"
+    part._redraw(page)
+    assert prior.tries(home) == {1: 1} and not (home / "00001.png").exists()
+    part._pick(Given({}, "owner", "class", {"on": True, "picture": "../../project.toml"}))
+    part._redraw(page)
+    assert prior.tries(home) == {1: 1}
+    part._throw(page)
+    assert not home.exists()
+    trash = sorted(browse.desk.workspace.trash.iterdir())
+    assert [path.name.split()[0] for path in trash] == ["a-dog-0123"] * 2
+    with pytest.raises(UserError, match="no longer there"):
+        part._throw(page)

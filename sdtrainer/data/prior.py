@@ -6,16 +6,20 @@ are more items, their loss multiplied by the section's weight. Owns the settings
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from .. import files
 from ..section import Section, UserError, knob
 from .census import Census, Sample
 from .items import Item, plan_items
 from .section import DataSection
 from .sources import FROM_FILE_NAME
 
+TRIES = "tries.json"
 SHARED = ("flip", "crop", "background", "bucket_step", "bucket_min", "bucket_max", "upscale")
 """What class images have in common with the others; their captions are trained as they stand."""
 
@@ -86,6 +90,24 @@ def drawn(section: PriorSection, side: int, folder: Path) -> Census:
         for number in range(section.images)
     )
     return Census(folder, samples, (), f"{section.images} class images")
+
+
+def tries(folder: Path) -> dict[int, int]:
+    """Return how often each class image was drawn anew because it was bad, by its number."""
+    file = folder / TRIES
+    if not file.is_file():
+        return {}
+    try:
+        return {int(number): int(count) for number, count in json.loads(file.read_text("utf-8")).items()}
+    except (ValueError, AttributeError) as error:
+        what = f"Class images: {file} cannot be read ({error})."
+        raise UserError(what, "Delete it; the pictures are then drawn as at first.") from error
+
+
+def draw_others(folder: Path, numbers: Iterable[int]) -> None:
+    """Have other pictures drawn for these numbers, once the present ones are gone."""
+    counts = Counter(tries(folder)) + Counter(numbers)
+    files.write_text(folder / TRIES, json.dumps({str(n): count for n, count in sorted(counts.items())}))
 
 
 def captioned(census: Census, section: PriorSection) -> Census:

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from .. import files
 from ..data.census import Census, Sample
+from ..data.prior import tries
 from ..events import Event, PhaseBegan, Progress, Said
 from ..pace import Pace
 from ..plan import CLASS_IMAGE_BATCH, Plan
@@ -57,12 +58,14 @@ def draw(
 
 
 def request_of(number: int, sample: Sample, plan: Plan) -> Request:
-    """Return what is drawn as class image `number`."""
+    """Return what is drawn as class image `number`; another if the first was thought bad."""
     prior, facts = plan.config.prior, plan.facts
+    tried = tries(sample.root).get(number, 0)
+    seed = seed_of("class image", number, tried) if tried else seed_of("class image", number)
     return Request(
         prompt=sample.caption, negative=prior.negative, width=sample.width, height=sample.height,
         steps=prior.steps or facts.sampling_steps, guidance=prior.guidance or facts.guidance,
-        seed=seed_of("class image", number),
+        seed=seed,
         clip_skip=plan.config.base.clip_skip,
     )  # fmt: skip
 

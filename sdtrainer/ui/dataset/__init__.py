@@ -14,6 +14,7 @@ from ..sections import Sections
 from ..words import tag
 from .browse import Browse
 from .captioning import Captioning
+from .class_images import ClassImages
 from .crops import Crops
 from .doctor import Doctor
 from .exchange import Exchange
@@ -33,11 +34,13 @@ class Dataset:
         self.captioning = Captioning(desk, self.browse)
         self.crops = Crops(desk, self.sections)
         self.exchange = Exchange(desk)
+        self.class_images = ClassImages(desk)
         self.tabbed: tuple[Part, ...] = (
             self.browse,
             self.captioning,
             self.doctor,
             self.crops,
+            self.class_images,
             self.exchange,
         )
         self.parts: tuple[Part, ...] = (self.source, *self.tabbed)
