@@ -12,7 +12,6 @@ from .. import pictures, words
 from ..desk import Desk
 from ..listen import Given
 from ..outlook import Outlook
-from ..remembered import Remembered
 from ..words import tag
 from .bulk import Bulk
 from .changes import Changes
@@ -21,7 +20,7 @@ from .finder import Finder
 from .grid import Grid
 from .shelf import Shelf
 from .tags import Tags
-from .views import Moment, Sent, View
+from .views import Moment, Sent, Views
 
 
 class Browse:
@@ -32,7 +31,7 @@ class Browse:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.shelf = Shelf(desk)
-        self.views: Remembered[View] = Remembered(View())
+        self.views = Views()
         self.sent = Sent()
         self.finder, self.changes = Finder(desk, self.views), Changes(desk, self.shelf, self.views)
         self.editor = Editor(desk, self.shelf, self.views)
@@ -90,10 +89,11 @@ class Browse:
 
     def _show(self, given: Given) -> dict[Any, Any]:
         try:
-            shelved = self.shelf.look()
+            with self.views.lock:  # what this page typed meanwhile is in both
+                shelved = self.shelf.look()
+                view, trouble = self.editor.heard(given.session, shelved), ""
         except UserError:
             return self.sent.news(given.session, {self.shelves: gr.update(visible=False)})
-        view, trouble = self.editor.heard(given.session, shelved), ""
         try:
             found = self.shelf.find(shelved, view.search)
         except UserError as error:

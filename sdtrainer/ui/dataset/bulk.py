@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -14,12 +13,11 @@ from .. import words
 from ..desk import Desk
 from ..form import Field, field_of
 from ..listen import Given
-from ..remembered import Remembered
 from ..words import tag
 from .diffs import diff
 from .finder import Show
 from .shelf import Shelf
-from .views import Moment, View
+from .views import Moment, Views
 
 SHOWN = 8
 
@@ -27,7 +25,7 @@ SHOWN = 8
 class Bulk:
     """Shows what would change while it is being typed; changes only when asked to."""
 
-    def __init__(self, desk: Desk, shelf: Shelf, views: Remembered[View]) -> None:
+    def __init__(self, desk: Desk, shelf: Shelf, views: Views) -> None:
         self.desk, self.shelf, self.views = desk, shelf, views
         self.fields: dict[str, Field] = {}
 
@@ -89,7 +87,7 @@ class Bulk:
         }
         separator = self.shelf.look().section.tag_separator
         edit = checked(EditSection, {**values, "do": do, "separator": separator}, "change")
-        self.views[given.session] = replace(self.views[given.session], edit=edit)
+        self.views.change(given.session, edit=edit)
 
     def _apply(self, given: Given, show: Show) -> dict[Any, Any]:
         self._take(given)

@@ -15,11 +15,10 @@ from ..chore import progress
 from ..desk import Desk
 from ..errand import Tell
 from ..listen import Given
-from ..remembered import Remembered
 from ..words import tag
 from .finder import Show
 from .shelf import Shelf
-from .views import Moment, View
+from .views import Moment, Views
 
 WRITE = "write captions"
 MANY_FILES = 200
@@ -30,7 +29,7 @@ WORDS = 44
 class Changes:
     """What was changed can be taken back, also after a restart."""
 
-    def __init__(self, desk: Desk, shelf: Shelf, views: Remembered[View]) -> None:
+    def __init__(self, desk: Desk, shelf: Shelf, views: Views) -> None:
         self.desk, self.shelf, self.views = desk, shelf, views
 
     def build(self) -> None:
@@ -86,7 +85,7 @@ class Changes:
         return tag("p", words.safe(text), "quiet") if text else ""
 
     def _ask(self, given: Given, asks: bool) -> None:
-        self.views[given.session] = replace(self.views[given.session], asks=asks)
+        self.views.change(given.session, asks=asks)
 
     def _step(self, word: str) -> None:
         """Go back or forth by one change; one with many files goes on in the background."""

@@ -60,7 +60,7 @@ class ClassImages:
         with gr.Row(elem_classes="controls") as self.controls:
             self.others = gr.Button("Draw others instead", size="sm", elem_id="class-others")
             self.all = gr.Button("Move the set to trash", size="sm", variant="stop", elem_id="class-trash")
-        self.grid = gr.HTML(js_on_load=PICKS, elem_id="class-images")
+        self.grid = gr.HTML(js_on_load=PICKS, elem_id="class-pictures")
         with gr.Row(elem_classes="pager"):
             self.back = gr.Button("Previous page", size="sm", min_width=110, visible=False)
             self.forth = gr.Button("Next page", size="sm", min_width=110, visible=False)
@@ -164,9 +164,7 @@ class ClassImages:
         """The folder looked at. Raises UserError if a run draws or uses it, or it is gone."""
         name = self.looks[given.session].name
         if self.desk.jobs.state().current:
-            raise UserError(
-                "A run is going on, and may use these pictures.", "Wait for it, or stop it first."
-            )
+            raise UserError("A run is going on that may use these.", "Wait for it, or stop it first.")
         if name not in self._names():
             raise UserError("This set is no longer there.", "Choose another.")
         return self.desk.workspace.class_images / name
@@ -193,8 +191,8 @@ def _said(outlook: Outlook, names: Sequence[str], is_usual: bool, number: int) -
         return tag("p", f"Your settings take class images from {words.safe(section.folder)}.", "quiet")
     if not names:
         text = (
-            "Class images keep what the model knows of other things while it learns yours. With a class prompt"
-            " (in the tab Method, under prior preservation) they are drawn before training, and shown here."
+            "Class images keep what the model knows of other things while it learns yours. With a class"
+            " prompt (in the tab Method) they are drawn before training and shown here."
         )
         return tag("p", text, "quiet")
     text = f"{words.count(number, 'picture')} drawn"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -22,7 +21,7 @@ from ..words import image, tag
 from .diffs import diff
 from .finder import Show
 from .shelf import Shelf, Shelved
-from .views import Moment, View
+from .views import Moment, View, Views
 
 SUGGESTED = 300
 WRITES = """
@@ -82,10 +81,9 @@ element.addEventListener('click', event => {
 class Editor:
     """Whatever is done brings along the text as it stands, and which picture it belongs to."""
 
-    def __init__(self, desk: Desk, shelf: Shelf, views: Remembered[View]) -> None:
+    def __init__(self, desk: Desk, shelf: Shelf, views: Views) -> None:
         self.desk, self.shelf, self.views = desk, shelf, views
         self._newest: Remembered[int] = Remembered(0)
-        self._saving = threading.Lock()
 
     def build(self) -> None:
         with (
@@ -129,39 +127,41 @@ class Editor:
 
     def heard(self, session: str, shelved: Shelved) -> View:
         """Return a page's view, with the caption as it was changed elsewhere."""
-        view = self.views[session]
-        sample = shelved.by_path.get(view.open)
-        if sample and sample.caption != view.held:
-            view = self.views[session] = view.with_text(sample.caption)
-        return view
+        with self.views.lock:
+            view = self.views[session]
+            sample = shelved.by_path.get(view.open)
+            if sample and sample.caption != view.held:
+                view = self.views[session] = view.with_text(sample.caption)
+            return view
 
     def _act(self, given: Given, show: Show) -> dict[Any, Any]:
-        clicked = given.clicked
+        with self.views.lock:
+            self._do(given, given.clicked)
+        return show(given)
+
+    def _do(self, given: Given, clicked: Mapping[str, Any]) -> None:
         self._save(given, str(clicked["picture"]), str(clicked["text"]), int(clicked["number"]))
         match clicked["act"]:
             case "next" | "previous":
                 self._step(given, 1 if clicked["act"] == "next" else -1)
             case "close":
-                self.views[given.session] = replace(self.views[given.session], open="")
+                self.views.change(given.session, open="")
             case "untag":
                 self._retag(given, lambda tags: [t for n, t in enumerate(tags) if n != int(clicked["place"])])
             case "add":
                 new = caption_edits.tags_of(str(clicked["tag"]))
                 self._retag(given, lambda tags: tags + [t for t in new if t not in tags])
-        return show(given)
 
     def _save(self, given: Given, path: str, text: str, number: int) -> None:
         """Keep what was typed, unless something typed later came first."""
-        with self._saving:
-            if number <= self._newest[given.session]:
-                return
-            self._newest[given.session] = number
-            shelved, caption = self.shelf.look(), one_line(text)
-            if caption != _sample(shelved, path).caption:
-                self.shelf.apply(f"Caption of {path}", {path: caption}, joins=True)
-            view = self.views[given.session]
-            if view.open == path:
-                self.views[given.session] = replace(view, held=caption)
+        if number <= self._newest[given.session]:
+            return
+        self._newest[given.session] = number
+        shelved, caption = self.shelf.look(), one_line(text)
+        if caption != _sample(shelved, path).caption:
+            self.shelf.apply(f"Caption of {path}", {path: caption}, joins=True)
+        if self.views[given.session].open == path:
+            self.views.change(given.session, held=caption)
 
     def _retag(self, given: Given, change: Any) -> None:
         shelved, view = self.shelf.look(), self.views[given.session]
@@ -180,8 +180,9 @@ class Editor:
 
     def _go(self, given: Given, shelved: Shelved, path: str, order: Any) -> None:
         caption = _sample(shelved, path).caption
-        view = self.views[given.session]
-        self.views[given.session] = replace(view, open=path, order=order).with_text(caption)
+        with self.views.lock:
+            view = self.views.change(given.session, open=path, order=order)
+            self.views[given.session] = view.with_text(caption)
 
     def _large(self, moment: Moment, sample: Sample) -> str:
         order = moment.view.order

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -13,8 +12,7 @@ from ...section import checked, fields
 from ..desk import Desk
 from ..form import Field, field_of
 from ..listen import Given
-from ..remembered import Remembered
-from .views import Moment, View
+from .views import Moment, Views
 
 ANY = "anywhere"
 Show = Callable[[Given], dict[Any, Any]]
@@ -23,7 +21,7 @@ Show = Callable[[Given], dict[Any, Any]]
 class Finder:
     """Search, filters, order."""
 
-    def __init__(self, desk: Desk, views: Remembered[View]) -> None:
+    def __init__(self, desk: Desk, views: Views) -> None:
         self.desk, self.views = desk, views
         self.fields: dict[str, Field] = {}
 
@@ -61,12 +59,12 @@ class Finder:
     def look_for(self, given: Given, tag: str) -> dict[Any, Any]:
         """Find the pictures with this tag, as if it had been typed."""
         search = SearchSection(search=tag, search_by="tag")
-        self.views[given.session] = replace(self.views[given.session], search=search, page=0)
+        self.views.change(given.session, search=search, page=0)
         return {field.widget: getattr(search, name) for name, field in self.fields.items()}
 
     def _search(self, given: Given, show: Show) -> dict[Any, Any]:
         values = {name: field.read(given[field.widget]) for name, field in self.fields.items()}
         values["source"] = "" if given[self.source] == ANY else given[self.source]
         search = checked(SearchSection, values, "search")
-        self.views[given.session] = replace(self.views[given.session], search=search, page=0)
+        self.views.change(given.session, search=search, page=0)
         return show(given)

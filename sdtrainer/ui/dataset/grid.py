@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -14,11 +13,10 @@ from ...data.census import Sample
 from .. import words
 from ..desk import Desk
 from ..listen import Given
-from ..remembered import Remembered
 from ..words import image, tag
 from .finder import Show
 from .shelf import Shelf
-from .views import Moment, View
+from .views import Moment, Views
 
 PER_PAGE = 60
 PICKS = """
@@ -52,7 +50,7 @@ if (window.scrollOfPictures) requestAnimationFrame(() => {
 class Grid:
     """Thumbnails are made when the browser asks for them: a page of fresh pictures is there at once."""
 
-    def __init__(self, desk: Desk, shelf: Shelf, views: Remembered[View]) -> None:
+    def __init__(self, desk: Desk, shelf: Shelf, views: Views) -> None:
         self.desk, self.shelf, self.views = desk, shelf, views
 
     def build(self) -> None:
@@ -116,21 +114,23 @@ class Grid:
         return tag("div", open_ + tick, marks, data_picture=sample.path)
 
     def _turn(self, given: Given, by: int, show: Show) -> dict[Any, Any]:
-        view = self.views[given.session]
-        self.views[given.session] = replace(view, page=max(0, view.page + by))
+        with self.views.lock:
+            self.views.change(given.session, page=max(0, self.views[given.session].page + by))
         return show(given)
 
     def _select(self, given: Given, is_on: bool, show: Show) -> dict[Any, Any]:
-        view = self.views[given.session]
-        found = self.shelf.find(self.shelf.look(), view.search) if is_on else ()
-        self.views[given.session] = replace(view, picked=frozenset(s.path for s in found))
+        search = self.views[given.session].search
+        found = self.shelf.find(self.shelf.look(), search) if is_on else ()
+        self.views.change(given.session, picked=frozenset(sample.path for sample in found))
         return show(given)
 
     def _pick(self, given: Given, show: Show) -> dict[Any, Any]:
         """Take in what was clicked; the page has drawn it already."""
-        view, pictures = self.views[given.session], frozenset(map(str, given.clicked["pictures"]))
-        picked = view.picked | pictures if given.clicked["on"] else view.picked - pictures
-        self.views[given.session] = replace(view, picked=picked)
+        pictures = frozenset(map(str, given.clicked["pictures"]))
+        with self.views.lock:
+            picked = self.views[given.session].picked
+            picked = picked | pictures if given.clicked["on"] else picked - pictures
+            self.views.change(given.session, picked=picked)
         return {part: update for part, update in show(given).items() if part is not self.grid}
 
 

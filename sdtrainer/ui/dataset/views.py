@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -34,6 +35,21 @@ class View:
     def with_text(self, text: str) -> View:
         """Give the text field something else to hold."""
         return replace(self, sent=text, held=text, version=self.version + 1)
+
+
+class Views(Remembered[View]):
+    """The views of all open pages. Who reads one and writes it anew holds `lock` meanwhile: a page is told
+    news while it acts.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(View())
+        self.lock = threading.RLock()
+
+    def change(self, session: str, /, **fields: Any) -> View:
+        with self.lock:
+            view = self[session] = replace(self[session], **fields)
+            return view
 
 
 @dataclass(frozen=True)
