@@ -19,7 +19,8 @@ class Sections:
 
     def build(self, parts: Mapping[str, Callable[[], None]]) -> None:
         titles = [*parts]
-        gr.HTML(f"<style>{''.join(self._hidden(title) for title in titles)}</style>", padding=False)
+        style = "".join(self._hidden(title) for title in titles)
+        gr.HTML(f"<style>{style}</style>", elem_classes="style-only")
         with gr.Column(elem_id=f"{self.name}-all", min_width=0):
             self.chosen = gr.Radio(
                 titles,
