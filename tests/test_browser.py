@@ -424,5 +424,5 @@ def test_a_model_file_is_chosen_recognised_taught_and_exported(
     tab(page, "Runs")
     page.locator(".run-card", has_text=f"file-{name}").click()
     page.locator("#run-details a", has_text=f"file-{name}.safetensors").wait_for()
-    row = page.locator("#run-details table.readers tr", has_text=reader)
+    row = page.locator("#run-details table.readers").get_by_role("row", name=re.compile(f"^{reader}"))
     assert "reads it" in row.inner_text()
