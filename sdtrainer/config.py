@@ -27,8 +27,8 @@ from .optim import OptimSection
 from .run_sections import CheckpointSection, ExportSection, RunSection, SampleSection, TrainSection
 from .section import Knob, Section, UserError, override, short, walk
 
-SCHEMA = 1
-RENAMED: Mapping[int, Mapping[str, str]] = {}
+SCHEMA = 2
+RENAMED: Mapping[int, Mapping[str, str]] = {1: {"base.use_t5": "base.t5"}}
 """Renames by the schema that they ended: {1: {"train.old": "train.new"}} is for schema 1 and before."""
 
 

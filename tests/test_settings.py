@@ -142,7 +142,7 @@ def test_importing_the_settings_imports_nothing_heavy() -> None:
             "line 2: Rank (method.rank) is 0. Allowed: a whole number from 1",
         ),
         ("# hello\ntrain = 3\n", "train", "line 2: 'train' is a section, not a setting."),
-        ("schema = 7\n", "schema", "line 1: Schema (schema) is 7. Allowed: 1."),
+        ("schema = 7\n", "schema", "line 1: Schema (schema) is 7. Allowed: 2."),
     ],
 )
 def test_a_wrong_value_is_named_with_title_path_value_place_and_what_is_allowed(
@@ -252,6 +252,11 @@ def test_another_kind_drops_the_old_kinds_fields_and_the_same_kind_keeps_them() 
 # -- files of former times --------------------------------------------------------------------------
 
 
+def test_what_was_once_a_switch_is_read() -> None:
+    for was, now in ((True, "auto"), (False, "off")):
+        assert configs.build({"schema": 1, "base": {"use_t5": was}}).base.t5 == now
+
+
 def test_renamed_settings_of_an_older_schema_are_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -353,7 +358,7 @@ def test_saved_config_is_read_back_from_disk(tmp_path: Path) -> None:
     config = built("method.rank=3", "sample.prompts=['a \"zib\"', 'ü']")
     configs.save(config, tmp_path / "config.toml")
     assert build(configs.load(tmp_path / "config.toml")) == config
-    assert (tmp_path / "config.toml").read_text(encoding="utf-8").startswith("schema = 1\n")
+    assert (tmp_path / "config.toml").read_text(encoding="utf-8").startswith("schema = 2\n")
 
 
 def test_changed_lists_what_differs_and_from_what() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import field_validator
 
 from ..section import Section, knob
 
@@ -58,3 +60,9 @@ class BaseSection(Section):
         ge=0,
         le=11,
     )
+
+    @field_validator("t5", mode="before")
+    @classmethod
+    def _once_a_switch(cls, t5: Any) -> Any:
+        """Until schema 2 it was used or not."""
+        return {True: "auto", False: "off"}[t5] if isinstance(t5, bool) else t5
