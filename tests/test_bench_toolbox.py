@@ -22,11 +22,11 @@ def test_the_models_differ_by_a_matrix_of_low_rank_and_noise() -> None:
 
 
 def test_what_is_said_of_the_comparison_follows_from_the_numbers() -> None:
-    plain = Plain(60.0, 10, 4, [0.0, 0.004], best=1.0, ours=1.21, total=100.0)
-    said = "\n".join(lines(Verb("extract", 6.0, 2**30, {}), plain))
+    plain = Plain(60.0, 45.0, 10, 4, [0.0, 0.004], best=1.0, ours=1.21, total=100.0)
+    said = "\n".join(lines(Verb("extract", 6.0, 5.0, 2**30, {}), plain))
     for words in (
         "4 of 10 matrices",
-        "10.0 times faster",
+        "10.0 times faster, 9.0 by",
         "10.0000% at best, 11.0000%",
         "0.40% in the worst",
     ):

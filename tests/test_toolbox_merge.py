@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from tools import answer, do, far, load, trained
@@ -23,11 +24,17 @@ def loras(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
     return trained(base, folder, "lora")[0], trained(base, folder, "lora", seed=2)[0]
 
 
+@pytest.fixture(scope="module")
+def sd2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of its text encoder's width, by which it is told from SD1; its file has the names of OpenCLIP."""
+    return tiny.make_base(tmp_path_factory.mktemp("sd2") / "sd2", width=1024)
+
+
 @pytest.mark.parametrize(
     ("model", "kind", "layout"),
     [
         ("base", "lora", "file"), ("base", "dora", "folder"), ("base", "loha", "file"),
-        ("base", "lokr", "file"), ("sdxl", "dora", "file"), ("sd3", "lora", "file"),
+        ("base", "lokr", "file"), ("sdxl", "dora", "file"), ("sd3", "lora", "file"), ("sd2", "lora", "file"),
     ],
 )  # fmt: skip
 def test_the_merged_model_answers_as_the_one_with_the_adapter(

@@ -29,7 +29,7 @@ def drawn(base: Path, *adapters: str, weights: Sequence[float] = (1.0,)) -> torc
 @pytest.fixture(scope="module")
 def files(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An adapter of each kind; few layers, of every sort."""
-    layers = {"targets": "own list", "own_targets": ["*attn2.to_k", "*conv1", "text_encoder.*fc1"]}
+    layers = {"own_targets": ["*attn2.to_k", "*conv1", "text_encoder.*fc1"]}
     folder = tmp_path_factory.mktemp("files")
     made = {kind: str(trained(base, folder, kind, **layers)[0]) for kind in ("lora", "dora", "loha", "lokr")}
     other = trained(base, folder, "lora", seed=2, **(layers | {"rank": 5, "alpha": 5.0}))[0]

@@ -28,6 +28,13 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+SOME = {
+    True: ["*attn.to_q", "*attn.add_k_proj", "*ff.net.2", "*norm1.linear", "text_encoder.*_proj"],
+    False: ["*attn2.to_k", "*attn1.to_out.0", "*conv1", "*proj_in", "text_encoder.*_proj"],
+}
+"""A few layers of every sort, of a transformer and of a UNet."""
+
+
 def do(verb: str, workspace: Workspace, **values: Any) -> dict[str, Any]:
     """Do a chore here and return what it found; it tells it, with the path last."""
     chore = CHORES[verb]
@@ -54,8 +61,7 @@ def _loaded(base: Path) -> Parts:
 
 def trained(base: Path, folder: Path, kind: str, seed: int = 1, **settings: Any) -> tuple[Path, Parts]:
     """Return an adapter file with random numbers, and the model that carries it."""
-    layers = {} if "sd3" in str(base) else {"targets": "with convolutions"}
-    wanted = KINDS[kind] | layers | {"train_text_encoder": True} | settings
+    wanted = KINDS[kind] | {"targets": "own list", "own_targets": SOME[base.name == "sd3"]} | settings
     section = build({"method": wanted}).method
     method, parts = method_of(section.kind), load(base)
     generator = torch.Generator().manual_seed(seed)

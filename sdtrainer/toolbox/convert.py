@@ -62,7 +62,7 @@ class Settings(Section):
 
 def work(settings: Settings, workspace: Workspace) -> Generator[Event, None, dict[str, Any]]:
     yield PhaseBegan("work", "Looking at the file")
-    place = existing(settings.file, "file", "File or folder")
+    place = existing(settings.file and str(models.place_of(settings.file)), "file", "File or folder")
     found = recognition.look(place)
     if found.kind == "adapter":
         return (yield from _adapter(settings, workspace))
