@@ -225,6 +225,13 @@ def test_our_own_files_tell_their_whole_configuration(trainer: Trainer) -> None:
     assert {left.name for left in like_it.left} == {"base.path", "data.folder"}
 
 
+def test_what_another_version_of_ours_knew_is_named(tmp_path: Path) -> None:
+    text = '[base]\nunheard_of = 1\n[method]\nkind = "loha"\nrank = 4\n[train]\nsteps = "77"'
+    found = likeness(tmp_path, {"sdtrainer_config": text})
+    assert found.values == {"method.kind": "loha", "method.rank": 4, "train.steps": "77"}
+    assert [left.name for left in found.left] == ["base.unheard_of"]
+
+
 KOHYA = {
     "ss_network_module": "networks.lora", "ss_network_args": '{"conv_dim": "2", "conv_alpha": "1"}',
     "ss_output_name": "my: cat", "ss_max_train_steps": "1600", "ss_steps": "800",

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from test_toolbox_files import do
 
 from sdtrainer import samplers
@@ -126,6 +126,15 @@ def test_what_does_not_go_together_is_refused_before_anything_is_loaded(
         with pytest.raises(UserError, match=said):
             do("sample", workspace, **TINY | values)
     assert not workspace.drawings.exists()
+
+
+def test_settings_of_another_version_do_not_keep_a_file_from_being_drawn_with(
+    base: Path, adapters: tuple[Path, Path], workspace: Workspace, tmp_path: Path
+) -> None:
+    old = tmp_path / "old.safetensors"
+    save_file(load_file(adapters[0]), old, {"sdtrainer_config": "[base]\nunheard_of = 1"})
+    answer = do("sample", workspace, what=[str(old)], base=str(base), **TINY)
+    assert len(answer["pictures"]) == 1
 
 
 def test_a_path_with_a_colon_is_not_a_strength() -> None:

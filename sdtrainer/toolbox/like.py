@@ -100,9 +100,9 @@ def as_values(like: Likeness) -> Answer:
 
 
 def _ours(text: str, file: Path) -> Likeness:
-    """Take all of it but the paths, which files do not hold."""
-    config = configs.build(configs.parse(text, file.name), file.name)
-    like = Likeness("sdtrainer", configs.flatten(config.values()))
+    """Take all of it but the paths, which files do not hold, and what another version knew."""
+    written = configs.migrate(configs.parse(text, file.name))
+    like = _allowed(Likeness("sdtrainer", configs.flatten(written)))
     for knob_ in configs.knobs():
         if knob_.is_path and like.values.get(knob_.path) == "":
             del like.values[knob_.path]

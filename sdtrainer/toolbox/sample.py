@@ -175,13 +175,18 @@ def _worn(text: str) -> Worn:
 
 
 def _config_of(text: str, file: Path) -> Config | None:
-    """A run folder's own settings, which hold paths, before those in its file."""
+    """A run folder's own settings, which hold paths, before those in its file; None where there are none, or
+    another version wrote them.
+    """
     from ..result import config_inside
 
     folder = Path(split(text)[0]).expanduser()
-    if folder.is_dir() and folder != file:
-        return RunFolder(folder).config()
-    return config_inside(file) if file.is_file() and file.suffix in (".safetensors", ".pt") else None
+    try:
+        if folder.is_dir() and folder != file:
+            return RunFolder(folder).config()
+        return config_inside(file) if file.is_file() and file.suffix in (".safetensors", ".pt") else None
+    except UserError:
+        return None
 
 
 def _check_fits(file: Path, facts: Facts) -> None:
