@@ -129,6 +129,13 @@ class RunFolder:
             )
         return configs.build(configs.load(self.config_file), str(self.config_file))
 
+    def known_config(self) -> Config | None:
+        """Return the run's settings; None where they cannot be read, as those of another version."""
+        try:
+            return self.config()
+        except UserError:
+            return None
+
 
 def create_run(runs: Path, config: Config) -> RunFolder:
     """Make runs/<name>, or <name>-2, <name>-3 ... if taken; it appears whole, with its config.toml."""

@@ -15,6 +15,7 @@ from sdtrainer.job import last_word
 from sdtrainer.section import UserError
 from sdtrainer.ui.access import Access
 from sdtrainer.ui.desk import Desk
+from sdtrainer.ui.runs import UNKNOWN, Runs
 from sdtrainer.workspace import RunFolder, Workspace, create_run
 
 OUTPUT = "output/robot.safetensors"
@@ -63,6 +64,18 @@ def test_the_pace_is_that_of_the_newest_run_like_this(desk: Desk) -> None:
     run_with(desk, stepped(4.0), batch_size=2)
     assert desk.pace(configs.build({"train": {"batch_size": 2, "steps": "99"}})) == 4.0
     assert desk.pace(configs.build({"train": {"batch_size": 3}})) is None
+
+
+def test_a_run_of_another_version_is_listed_and_hinders_nothing(desk: Desk) -> None:
+    old = run_with(desk, stepped(1.0))
+    old.config_file.write_text("schema = 2\n[base]\nforgotten = 1\n", "utf-8")
+    assert desk.pace(configs.build({})) is None
+    with gr.Blocks():
+        runs = Runs(desk)
+        runs.build()
+    assert UNKNOWN in runs.show("page")[runs.cards] and old.name in runs.show("page")[runs.cards]
+    runs.chosen["page"] = old.name
+    assert runs.show("page")[runs.files]
 
 
 @pytest.mark.parametrize("name", ["nothing", "../runs", "", None, "."])

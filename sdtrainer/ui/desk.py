@@ -216,7 +216,8 @@ class Desk:
         """Return the seconds per step of the newest run like this one; None if there was none."""
         for run in self.runs()[:LIKE_RUNS]:
             seconds = self.view(run).seconds_per_step
-            if seconds and _likeness(run.config()) == _likeness(config):
+            known = run.known_config() if seconds else None
+            if known and _likeness(known) == _likeness(config):
                 return seconds
         return None
 

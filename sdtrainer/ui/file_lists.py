@@ -123,7 +123,7 @@ def _inside(folder: Path) -> Iterator[Path]:
 
 @lru_cache(maxsize=256)
 def _role(run: Path, _written: float) -> Role:
-    try:
-        return "model" if RunFolder(run).config().method.kind == "full" else "adapter"
-    except UserError:  # of another version: its files are as good
+    config = RunFolder(run).known_config()
+    if config is None:  # of another version: its files are as good
         return "any"
+    return "model" if config.method.kind == "full" else "adapter"

@@ -23,6 +23,7 @@ from .view import RunView
 from .words import picture, tag
 
 PER_PAGE = 12
+UNKNOWN = "settings of another version"
 RESUMABLE = ("interrupted", "failed", "stopped", "finished")
 
 
@@ -116,12 +117,13 @@ class Runs:
 
     def _card(self, run: RunFolder, is_chosen: bool) -> str:
         view, status = self.desk.view(run), self.desk.status(run)
-        config = run.config()
+        config = run.known_config()
         picture = self._picture(run, view)
         state = tag("span", STATE_WORDS[status], f"light {STATE_LIGHTS.get(status, 'idle')}")
         steps = f"{view.step:,} of {view.total:,} steps" if view.total else ""
         at = view.started_at or run.config_file.stat().st_mtime
-        about = (method_of(config.method.kind).title, config.run.goal, steps, words.when(at))
+        taught = (method_of(config.method.kind).title, config.run.goal) if config else (UNKNOWN,)
+        about = (*taught, steps, words.when(at))
         text = " · ".join(filter(None, about))
         inner = picture + tag(
             "span", tag("b", words.safe(run.name)) + state + tag("span", words.safe(text), "quiet"), "words"
@@ -194,7 +196,8 @@ def _files(run: RunFolder) -> str:
         + tag("span", f" {words.size(f.bytes)}", "quiet")
         for f in found
     ]
-    where = destinations.table(run.config(), _family(run))
+    config = run.known_config()
+    where = destinations.table(config, _family(run)) if config else ""
     return tag("ul", words.items(rows), "files") + (tag("h4", "Where to put it") + where if where else "")
 
 
