@@ -21,7 +21,17 @@ from . import adapters, headers, layouts, models, products, ranks
 from .adapters import AdapterFile
 from .layouts import Layout
 from .models import Model
-from .outputs import Stored, overwrite_knob, precision_knob, precision_of, progress, size, target, to_knob
+from .outputs import (
+    Stored,
+    kept_of,
+    overwrite_knob,
+    precision_knob,
+    precision_of,
+    progress,
+    size,
+    target,
+    to_knob,
+)
 from .ranks import Wanted
 
 if TYPE_CHECKING:
@@ -111,7 +121,7 @@ def told(answer: Mapping[str, Any]) -> Iterator[str]:
     if answer["is_exact"]:
         yield "Nothing is lost but the rounding to the file's precision."
     else:
-        yield f"It differs from the sum by {answer['error']:.2%} of its size."
+        yield kept_of(answer["error"], "the sum")
     if answer["whole"]:
         yield f"{answer['whole']} layers are kept whole, for no product of low rank equals them."
     yield answer["path"]

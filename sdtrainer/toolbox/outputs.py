@@ -113,6 +113,11 @@ def size(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:.2f} GB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MB"
 
 
+def kept_of(error: float, whole: str) -> str:
+    """Say how near a change of weights is to another, by the norm of what they differ by as a part of its."""
+    return f"{1 - error * error:.2%} of the change is kept: it differs from {whole} by {error:.2%}."
+
+
 def size_of(whole: WholeModel, settings: Output, is_folder: bool) -> int:
     """Return the bytes that its tensors will take."""
     wanted = precision_of(settings)

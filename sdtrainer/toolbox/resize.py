@@ -16,7 +16,17 @@ from ..section import Section, knob
 from ..workspace import Workspace
 from . import adapters, headers, layouts, products, ranks
 from .adapters import AdapterFile
-from .outputs import Stored, overwrite_knob, precision_knob, precision_of, progress, size, target, to_knob
+from .outputs import (
+    Stored,
+    kept_of,
+    overwrite_knob,
+    precision_knob,
+    precision_of,
+    progress,
+    size,
+    target,
+    to_knob,
+)
 from .ranks import Wanted
 
 if TYPE_CHECKING:
@@ -83,7 +93,7 @@ def told(answer: Mapping[str, Any]) -> Iterator[str]:
     of_rank = f"rank {used[0]}" if len(used) == 1 else f"ranks {used[0]} to {used[-1]}"
     before, after = size(answer["bytes_before"]), size(answer["bytes"])
     yield f"{len(answer['layers']):,} layers of {of_rank}, {after} instead of {before}."
-    yield f"It differs from what it was by {answer['error']:.2%} of its size."
+    yield kept_of(answer["error"], "what it was")
     yield answer["path"]
 
 
