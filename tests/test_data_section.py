@@ -17,7 +17,11 @@ def test_every_setting_is_explained_in_one_sentence():
         assert knob.title[0].isupper() and knob.help.endswith(".") and ". " not in knob.help, knob.path
         assert 40 < len(knob.help) < 230, knob.path
         assert "  " not in knob.help
-    assert {knob.name for knob in knobs if knob.is_path} == {"folder", "validation_folder"}
+    assert {knob.name for knob in knobs if knob.is_path} == {
+        "folder",
+        "validation_folder",
+        "mask_folder",
+    }
 
 
 @pytest.mark.parametrize("colour", ["white", "#808080", "rgb(1, 2, 3)"])

@@ -81,6 +81,7 @@ def test_a_dry_step_is_the_plans_own_and_leaves_nothing_behind(trainer: Trainer)
         plan_of(trainer, optim__accumulation=2, train__batch_size=3, train__batch_parts=3),
         list[str](),
     )
+    there = sorted(trainer.workspace.root.rglob("*"))
     found = dry.measure(plan, said.append)
     assert found.allocated.keys() == {"train", "sample"} and not found.ended
     kept = found.weights + found.optimizer
@@ -89,7 +90,7 @@ def test_a_dry_step_is_the_plans_own_and_leaves_nothing_behind(trainer: Trainer)
     assert whole.allocated["train"] > found.allocated["train"], "parts hold less than the whole"
     assert (whole.weights, whole.optimizer) == (found.weights, found.optimizer)
     assert "Taking a training step" in said and len(said) > 4
-    assert not trainer.workspace.root.exists()
+    assert sorted(trainer.workspace.root.rglob("*")) == there
 
 
 def test_words_that_are_learnt_stand_in_its_captions(trainer: Trainer) -> None:

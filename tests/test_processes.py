@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
+import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import forked
@@ -111,16 +111,19 @@ def test_killed_at_twenty_random_instants(run_file: Path, whole: tuple[Path, flo
 
 
 def test_two_processes_share_the_images_and_write_once(run_file: Path, workspace: Workspace) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "sdtrainer"]
     class_images = ["prior.class_prompt=a disc", "prior.images=6", "prior.steps=2"]
     resting = ["method.train_text_encoder=true", "optim.text_encoder_until=50%"]
-    done = subprocess.run(
-        [*torchrun, "train", str(run_file), "train.steps=6", *class_images, *resting],
-        env=environment(workspace), capture_output=True, text=True, timeout=LONG,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    words = ("train", run_file, "train.steps=6", *class_images, *resting)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    places = [environment(workspace) | group | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    with ThreadPoolExecutor() as both:  # as torchrun starts them
+        first, second = both.map(lambda e: forked.run(*words, environment=e, timeout=LONG), places)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     (folder,) = (RunFolder(path) for path in workspace.runs.iterdir())
-    assert done.stdout.splitlines()[-1] == str(folder.output / "test.safetensors")
+    assert first.stdout.splitlines()[-1] == str(folder.output / "test.safetensors")
     log = [event for event, _ in events.read(folder.events_file)]
     assert sum(isinstance(e, Finished) for e in log) == 1
     assert len(list(workspace.class_images.rglob("*.png"))) == 6
