@@ -313,6 +313,7 @@ def compared(
     return run.run(choose("lora,textual_inversion"), (saved if saved is not None else []).append)
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on_and_ends_with_the_same_numbers(tmp_path: Path) -> None:
     trained: list[str] = []
     saved: list[Outcome] = []

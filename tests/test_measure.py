@@ -252,6 +252,7 @@ def test_a_process_ends_with_its_input(trainer: Trainer) -> None:
     process.stdout.close()
 
 
+@pytest.mark.slow
 def test_the_command_line_measures_what_was_estimated_and_keeps_it(
     trainer: Trainer, capsys: Output, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
