@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import Download
@@ -25,12 +24,8 @@ class Blip(Seeing):
     reads = ("instruction", "max_tokens", "model", "precision", "batch_size")
     download = Download("Salesforce/blip-image-captioning-large", 1_880_000_000, "BSD 3-Clause")
     kinds = {"blip": "BlipForConditionalGeneration"}  # noqa: RUF012
+    processor = "BlipProcessor"
     num_beams = 3
-
-    def tools(self, folder: Path) -> Any:
-        from transformers import BlipProcessor
-
-        return BlipProcessor.from_pretrained(folder, local_files_only=True)
 
     def inputs(
         self, tools: Any, model: torch.nn.Module, images: Sequence[Image], settings: Settings

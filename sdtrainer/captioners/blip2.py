@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import Download
@@ -24,11 +23,7 @@ class Blip2(Seeing):
     reads = ("instruction", "max_tokens", "model", "precision", "batch_size")
     download = Download("Salesforce/blip2-opt-2.7b", 15_000_000_000, "MIT; its OPT for research only")
     kinds = {"blip-2": "Blip2ForConditionalGeneration"}  # noqa: RUF012
-
-    def tools(self, folder: Path) -> Any:
-        from transformers import Blip2Processor
-
-        return Blip2Processor.from_pretrained(folder, local_files_only=True)
+    processor = "Blip2Processor"
 
     def inputs(
         self, tools: Any, model: torch.nn.Module, images: Sequence[Image], settings: Settings

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import Download
@@ -30,12 +29,8 @@ class Florence2(Seeing):
     reads = ("detail", "max_tokens", "model", "precision", "batch_size")
     download = Download("florence-community/Florence-2-large", 1_600_000_000, "MIT")
     kinds = {"florence2": "Florence2ForConditionalGeneration"}  # noqa: RUF012
+    processor = "Florence2Processor"
     num_beams = 3
-
-    def tools(self, folder: Path) -> Any:
-        from transformers import Florence2Processor
-
-        return Florence2Processor.from_pretrained(folder, local_files_only=True)
 
     def inputs(
         self, tools: Any, model: torch.nn.Module, images: Sequence[Image], settings: Settings

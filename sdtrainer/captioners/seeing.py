@@ -46,16 +46,19 @@ class Inputs:
 class Seeing(Captioner):
     """A captioner that is a model of transformers.
 
-    `kinds` are its classes by the `model_type` of config.json; `num_beams` is how many captions it weighs
-    against each other.
+    `kinds` are its classes by the `model_type` of config.json, and `processor` is that of its tools;
+    `num_beams` is how many captions it weighs against each other.
     """
 
     kinds: Mapping[str, str]
+    processor: str
     num_beams: int = 1
 
     def tools(self, folder: Path) -> Any:
         """Return what turns pictures and words into tensors and back."""
-        raise NotImplementedError
+        import transformers
+
+        return getattr(transformers, self.processor).from_pretrained(folder, local_files_only=True)
 
     def inputs(
         self, tools: Any, model: torch.nn.Module, images: Sequence[Image], settings: Settings

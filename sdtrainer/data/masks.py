@@ -24,6 +24,7 @@ from .walk import Found
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
 MASK_LABEL, OTHER_LABEL = "-masklabel", "-condlabel"
 FOLDER_NAMES = ("masks", "mask")
@@ -107,7 +108,7 @@ class Masks:
         return made
 
 
-def picture_of_mask(sample: Sample, fit: Fit):  # type: ignore[no-untyped-def]
+def picture_of_mask(sample: Sample, fit: Fit) -> Image.Image:
     """Return the part of a sample's mask that the model goes by, as a grey image of its bucket's size."""
     from PIL import Image
 
