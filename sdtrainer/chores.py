@@ -69,6 +69,7 @@ CHORES: Mapping[str, Chore] = {
         Chore("caption", "write captions for the pictures of a folder", "captioners.work", ("folder",), True),
         Chore("check", "say what would spoil a training, before it", "doctor.work", ("folder",)),
         Chore("captions", "change many captions at once, or undo that", "recaption", ("folder", "do")),
+        Chore("classes", "draw class images now", "classes", ("run", "settings"), needs_card=True),
         Chore("sample", "draw with any model and adapters", "toolbox.sample", ("what",), needs_card=True),
         Chore("inspect", "say what a model or adapter file is", "toolbox.inspect", ("file",)),
         Chore("edit", "change what a file says of itself", "toolbox.edit", ("file",)),

@@ -46,7 +46,7 @@ ORDER = (
     "trace",
     "captioners doctor",
     "job console chores",
-    "toolbox masking exchange",
+    "toolbox masking exchange classes",
     "compare bench",
     "__main__",
     "verbs ui",

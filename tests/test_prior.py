@@ -21,8 +21,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from test_train import _die_at, assert_same, exported, losses, of
 
-from sdtrainer import advice, planner
+from sdtrainer import advice, classes, planner
 from sdtrainer import config as configs
+from sdtrainer.chores import CHORES
 from sdtrainer.data import prior
 from sdtrainer.data.census import Sample
 from sdtrainer.data.items import (
@@ -242,6 +243,52 @@ def test_only_what_is_missing_is_drawn_after_a_kill_and_it_is_the_same(
     assert pictures(trainer) == six
 
 
+def draw_now(trainer: Trainer, until: int | None = None) -> dict[str, Any] | None:
+    """Draw them without training; `until` so many lie there, as if it was killed then."""
+    words = classes.as_words(trainer.config(**PRIOR, train__steps="1"))
+    doing = CHORES["classes"].do(CHORES["classes"].check({"settings": words}), trainer.workspace)
+    while True:
+        try:
+            next(doing)
+        except StopIteration as end:
+            return end.value
+        if until is not None and len(pictures(trainer)) >= until:
+            doing.close()
+            return None
+
+
+def test_drawn_now_with_a_break_they_are_as_training_draws_them_and_it_draws_none(
+    trainer: Trainer,
+) -> None:
+    trainer.run(trainer.new(**PRIOR, train__steps="1"), on_event=kill_after(2))
+    six = pictures(trainer)
+    shutil.rmtree(trainer.workspace.class_images)
+    draw_now(trainer, until=4)
+    assert len(six) == 6 and len(pictures(trainer)) == 4
+    found = draw_now(trainer)
+    assert found and (found["images"], found["drawn"]) == (6, 2)
+    assert [Path(found["folder"])] == list(trainer.workspace.class_images.iterdir())
+    assert pictures(trainer) == six
+    assert not drawing(trainer.run(trainer.new(**PRIOR, train__steps="1"))) and pictures(trainer) == six
+
+
+@pytest.mark.parametrize(
+    ("settings", "path"),
+    [
+        ([], "prior.class_prompt"),
+        (["prior.folder=/dogs"], "prior.folder"),
+        (["prior.images=0"], "prior.images"),
+    ],
+)
+def test_where_there_is_nothing_to_draw_it_is_said_before_anything_is_loaded(
+    trainer: Trainer, settings: list[str], path: str
+) -> None:
+    chore = CHORES["classes"]
+    with pytest.raises(UserError) as raised:
+        next(chore.do(chore.check({"settings": settings}), trainer.workspace))
+    assert raised.value.path == path
+
+
 def test_another_base_model_at_the_same_path_has_its_own_class_images(
     trainer: Trainer, base: Path, tmp_path: Path
 ) -> None:
@@ -458,18 +505,28 @@ def test_a_text_encoder_that_never_learns_is_refused(trainer: Trainer) -> None:
     assert any("ignored" in said.text for said in ignored.advice) and ignored.encoder_steps == 12
 
 
-def test_another_is_drawn_instead_of_a_bad_one(trainer: Trainer) -> None:
+def test_the_next_number_stands_in_for_a_picture_thrown_away(trainer: Trainer) -> None:
     trainer.run(trainer.new(**PRIOR, train__steps="1"))
     six = pictures(trainer)
     bad = next(trainer.workspace.class_images.rglob("00001.png"))
-    prior.draw_others(bad.parent, [1])
+    prior.throw_away(bad.parent, [1])
     bad.unlink()
     trainer.run(trainer.new(**PRIOR, train__steps="1"))
     others = pictures(trainer)
-    changed = {name for name in six if six[name] != others[name]}
-    assert changed == {f"{bad.parent.name}/00001.png"} and len(others) == 6
-    prior.draw_others(bad.parent, [1, 4])
-    assert prior.tries(bad.parent) == {1: 2, 4: 1}
-    (bad.parent / prior.TRIES).write_text("[]")
+    gone, new = f"{bad.parent.name}/00001.png", f"{bad.parent.name}/00006.png"
+    assert others == {name: six[name] for name in six if name != gone} | {new: others[new]}
+    assert others[new] not in six.values()
+
+
+def test_of_too_many_class_images_others_take_the_place_of_those_thrown_away(tmp_path: Path) -> None:
+    for number in range(6):
+        (tmp_path / f"{number:05d}.png").touch()
+    four = PriorSection(class_prompt="a disc", images=4)
+    prior.throw_away(tmp_path, [1])
+    prior.throw_away(tmp_path, [2, 9])
+    samples = prior.drawn(four, 64, tmp_path).samples
+    assert [prior.number_of(sample) for sample in samples] == [0, 3, 4, 5]
+    assert prior.missing(samples) == ()
+    (tmp_path / prior.THROWN_AWAY).write_text("{1")
     with pytest.raises(UserError, match="Delete it"):
-        prior.tries(bad.parent)
+        prior.drawn(four, 64, tmp_path)

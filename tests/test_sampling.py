@@ -39,14 +39,14 @@ def test_what_is_left_to_auto_is_what_suits_the_model(trainer: Trainer, tmp_path
     made = planner.draft(trainer.config(**auto, **prior), trainer.workspace, CPU_ONLY)
     (drawn,) = requests(made.plan)
     assert made.class_images is not None
-    of_class = class_images.request_of(0, made.class_images.samples[0], made.plan)
+    of_class = class_images.request_of(made.class_images.samples[0], made.plan)
     for request in (drawn, of_class):
         assert (request.steps, request.guidance, request.width, request.height) == (
             *USUAL[model], USUAL[model][-1]
         )  # fmt: skip
     own = {"sample__steps": 3, "sample__guidance": 2.5, "prior__steps": 3, "prior__guidance": 2.5}
     plan = planner.draft(trainer.config(**auto | own, **prior), trainer.workspace, CPU_ONLY).plan
-    for request in (*requests(plan), class_images.request_of(0, made.class_images.samples[0], plan)):
+    for request in (*requests(plan), class_images.request_of(made.class_images.samples[0], plan)):
         assert (request.steps, request.guidance) == (3, 2.5)
 
 

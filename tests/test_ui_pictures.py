@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from starlette.requests import Request
 
+from sdtrainer import classes, planner
+from sdtrainer.chores import CHORES
 from sdtrainer.data import caption_edits, prior
+from sdtrainer.job import JobsState
 from sdtrainer.section import UserError, override
 from sdtrainer.ui.access import Access
 from sdtrainer.ui.dataset.browse import Browse
@@ -172,26 +176,61 @@ def test_only_pictures_that_were_shown_have_an_address(tmp_path: Path) -> None:
     assert ask("gone").status_code == 404 and KEPT > 10_000
 
 
-def test_bad_class_images_go_to_the_trash_and_others_are_asked_for(browse: Browse) -> None:
-    home = browse.desk.workspace.class_images / "a-dog-0123"
+def class_images(browse: Browse, count: int) -> tuple[ClassImages, Path]:
+    """The part, with so many pictures of the set that the settings ask for; they ask for three."""
+    desk = browse.desk
+    changes = {"prior.class_prompt": "a dog", "prior.images": 3}
+    desk.project.change(override(desk.project.values, changes), "owner")
+    outlook = desk.look()
+    assert outlook.config and outlook.facts, outlook.error
+    home = planner.class_image_folder(outlook.config, outlook.facts, desk.workspace)
+    shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
-    for number in range(3):
+    for number in range(count):
         Image.new("RGB", (8, 8)).save(home / f"{number:05d}.png")
-    part = ClassImages(browse.desk)
+    part = ClassImages(desk)
     with gr.Blocks():
         part.build()
+    return part, home
+
+
+def clicked(*pictures: str) -> Given:
+    return Given({}, "owner", "class", {"on": True, "pictures": list(pictures)})
+
+
+def test_bad_class_images_go_to_the_trash_and_spare_ones_stand_in(browse: Browse) -> None:
+    part, home = class_images(browse, 4)
     page = Given({}, "owner", "class")
-    assert "3 pictures drawn" in part.show(browse.desk.look(), page)[part.said]
-    told = part._pick(Given({}, "owner", "class", {"on": True, "picture": "00001.png"}))
-    assert told[part.others]["value"] == "Draw 1 other instead"
-    part._redraw(page)
-    assert prior.tries(home) == {1: 1} and not (home / "00001.png").exists()
-    part._pick(Given({}, "owner", "class", {"on": True, "picture": "../../project.toml"}))
-    part._redraw(page)
-    assert prior.tries(home) == {1: 1}
-    part._throw(page)
+    shown = part.show(browse.desk.look(), page)
+    assert "All 3 pictures" in shown[part.said] and "1 more" in shown[part.said]
+    assert not shown[part.drawing]["visible"]
+    assert part._pick(clicked("00001.png"))[part.bad]["value"] == "Throw 1 picture away"
+    part._throw_bad(page)
+    assert prior.thrown_away(home) == {1} and not (home / "00001.png").exists()
+    part._pick(clicked("../../project.toml"))
+    part._throw_bad(page)
+    assert prior.thrown_away(home) == {1}
+    part._pick(clicked("00002.png"))
+    shown = part._throw_bad(page)  # number 4 stands in, which is not drawn yet
+    assert "2 of 3 pictures" in shown[part.said] and shown[part.drawing]["visible"]
+    assert shown[part.card.start] == gr.update(value="Draw 1 picture now", interactive=True)
+    part._throw_all(page)
     assert not home.exists()
     trash = sorted(browse.desk.workspace.trash.iterdir())
-    assert [path.name.split()[0] for path in trash] == ["a-dog-0123"] * 2
+    assert len(trash) == 3 and all(path.name.startswith("a-dog-") for path in trash)
     with pytest.raises(UserError, match="no longer there"):
-        part._throw(page)
+        part._throw_all(page)
+
+
+def test_class_images_are_drawn_now_with_all_settings_of_the_project(
+    browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, _ = class_images(browse, 1)
+    begun: list[Any] = []
+    monkeypatch.setattr(browse.desk, "begin", lambda verb, values: begun.append((verb, values)))
+    part._draw(Given({}, "owner", "class"))
+    ((verb, values),) = begun
+    assert classes.config_of(CHORES[verb].check(values)) == browse.desk.look().config
+    monkeypatch.setattr(browse.desk.jobs, "state", lambda: JobsState("a-run", ()))
+    with pytest.raises(UserError, match="A run is going on"):
+        part._draw(Given({}, "owner", "class"))

@@ -7,9 +7,9 @@ are more items, their loss multiplied by the section's weight. Owns the settings
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 
 from .. import files
@@ -19,7 +19,7 @@ from .items import Item, plan_items
 from .section import DataSection
 from .sources import FROM_FILE_NAME
 
-TRIES = "tries.json"
+THROWN_AWAY = "thrown-away.json"
 SHARED = ("flip", "crop", "background", "bucket_step", "bucket_min", "bucket_max", "upscale")
 """What class images have in common with the others; their captions are trained as they stand."""
 
@@ -85,29 +85,44 @@ class PriorSection(Section):
 
 def drawn(section: PriorSection, side: int, folder: Path) -> Census:
     """Return the class images that are drawn into `folder`, whether they lie there yet or not."""
-    samples = tuple(
-        _sample(section.class_prompt.strip(), f"{number:05d}.png", side, folder)
-        for number in range(section.images)
-    )
+    prompt = section.class_prompt.strip()
+    samples = tuple(_sample(prompt, name, side, folder) for name in names(section, folder))
     return Census(folder, samples, (), f"{section.images} class images")
 
 
-def tries(folder: Path) -> dict[int, int]:
-    """Return how often each class image was drawn anew because it was bad, by its number."""
-    file = folder / TRIES
+def names(section: PriorSection, folder: Path) -> tuple[str, ...]:
+    """Return the names of the files that are used, drawn or not: a number each, but those thrown away."""
+    bad = thrown_away(folder)
+    good = (number for number in count() if number not in bad)
+    return tuple(f"{number:05d}.png" for number in islice(good, section.images))
+
+
+def number_of(sample: Sample) -> int:
+    """Return the number that a drawn class image is a function of."""
+    return int(Path(sample.path).stem)
+
+
+def missing(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Return those that are still to be drawn."""
+    return tuple(sample for sample in samples if not sample.file.exists())
+
+
+def thrown_away(folder: Path) -> frozenset[int]:
+    """Return the numbers of the class images that were thought bad; the next numbers stand in for them."""
+    file = folder / THROWN_AWAY
     if not file.is_file():
-        return {}
+        return frozenset()
     try:
-        return {int(number): int(count) for number, count in json.loads(file.read_text("utf-8")).items()}
-    except (ValueError, AttributeError) as error:
+        return frozenset(map(int, json.loads(file.read_text("utf-8"))))
+    except (ValueError, TypeError) as error:
         what = f"Class images: {file} cannot be read ({error})."
-        raise UserError(what, "Delete it; the pictures are then drawn as at first.") from error
+        raise UserError(what, "Delete it; the pictures that were thrown away may then come again.") from error
 
 
-def draw_others(folder: Path, numbers: Iterable[int]) -> None:
-    """Have other pictures drawn for these numbers, once the present ones are gone."""
-    counts = Counter(tries(folder)) + Counter(numbers)
-    files.write_text(folder / TRIES, json.dumps({str(n): count for n, count in sorted(counts.items())}))
+def throw_away(folder: Path, numbers: Iterable[int]) -> None:
+    """Have these numbers never drawn nor used again; where the files go is the caller's choice."""
+    known = thrown_away(folder) | frozenset(numbers)
+    files.write_text(folder / THROWN_AWAY, json.dumps(sorted(known)))
 
 
 def captioned(census: Census, section: PriorSection) -> Census:

@@ -6,92 +6,86 @@ files alone: what was killed or deleted is drawn again, the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from accelerate import Accelerator
 
 from .. import files
 from ..data.census import Census, Sample
-from ..data.prior import tries
+from ..data.prior import missing, number_of
 from ..events import Event, PhaseBegan, Progress, Said
 from ..pace import Pace
 from ..plan import CLASS_IMAGE_BATCH, Plan
-from ..sample import Bring, Request, Sampler
+from ..sample import Request
 from ..seeds import seed_of
+from .base import Base, bring_only, move_to
 from .shortage import first_that_fits
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-@dataclass(frozen=True)
-class Moves:
-    """How parts of the model come to the card: all that drawing needs, or only those named."""
-
-    all_for_drawing: Callable[[], None]
-    only: Bring
-
-
-def draw(
-    census: Census, plan: Plan, sampler: Sampler, accelerator: Accelerator, moves: Moves
-) -> Iterator[Event]:
+def draw(census: Census, base: Base, accelerator: Accelerator) -> Iterator[Event]:
     """Draw the class images that are missing; several processes share them, and end together."""
     # each in the same company every time, as the last bits of a picture depend on it
-    numbered, size = list(enumerate(census.samples)), CLASS_IMAGE_BATCH
-    groups = [numbered[start : start + size] for start in range(0, len(numbered), size)]
+    groups = [
+        tuple(group)
+        for _, group in groupby(census.samples, lambda sample: number_of(sample) // CLASS_IMAGE_BATCH)
+    ]
     mine = groups[accelerator.process_index :: accelerator.num_processes]
-    missing = [group for group in mine if not all(sample.file.exists() for _, sample in group)]
-    if missing:
-        yield PhaseBegan("prior", f"Drawing class images: {plan.config.prior.class_prompt.strip()}")
-    total, done, pace, how = sum(map(len, missing)), 0, Pace(), ""
-    for group in missing:
+    todo = [group for group in mine if missing(group)]
+    if todo:
+        yield PhaseBegan("prior", f"Drawing class images: {base.plan.config.prior.class_prompt.strip()}")
+    total, done, pace, how = sum(len(missing(group)) for group in todo), 0, Pace(), ""
+    for group in todo:
         yield Progress(done, total, "class images", pace.seconds_left(done, total))
-        usual, how = how, _draw_group(group, plan, sampler, moves)
+        done += len(missing(group))
+        usual, how = how, _draw_group(group, base)
         if how not in ("", usual):
             yield Said("warning", f"The card ran out of memory: class images are drawn {how}.")
-        done += len(group)
-    if missing:
+    if todo:
         yield Progress(total, total, "class images", 0.0)
     accelerator.wait_for_everyone()
 
 
-def request_of(number: int, sample: Sample, plan: Plan) -> Request:
-    """Return what is drawn as class image `number`; another if the first was thought bad."""
+def request_of(sample: Sample, plan: Plan) -> Request:
+    """Return what is drawn as this class image."""
     prior, facts = plan.config.prior, plan.facts
-    tried = tries(sample.root).get(number, 0)
-    seed = seed_of("class image", number, tried) if tried else seed_of("class image", number)
     return Request(
         prompt=sample.caption, negative=prior.negative, width=sample.width, height=sample.height,
         steps=prior.steps or facts.sampling_steps, guidance=prior.guidance or facts.guidance,
-        seed=seed,
+        seed=seed_of("class image", number_of(sample)),
         clip_skip=plan.config.base.clip_skip,
     )  # fmt: skip
 
 
-def _draw_group(group: Sequence[tuple[int, Sample]], plan: Plan, sampler: Sampler, moves: Moves) -> str:
+def _draw_group(group: Sequence[Sample], base: Base) -> str:
     """Where memory is short: one at a time, and at last on the processor. Return how, if not as usual."""
-    requests = [request_of(number, sample, plan) for number, sample in group]
+    plan, sampler = base.plan, base.sampler
+    requests = [request_of(sample, plan) for sample in group]
+    bring = partial(bring_only, base.parts, plan)
 
     def together() -> tuple[list[Image], str]:
         if plan.draws_in_turn:
-            return sampler.draw_all(requests, moves.only), ""
-        moves.all_for_drawing()
+            return sampler.draw_all(requests, bring), ""
+        move_to(base.parts, plan, "sample")
         return sampler.draw_all(requests), ""
 
     def one_by_one() -> tuple[list[Image], str]:
-        return [sampler.draw(request, moves.only, is_tiled=True) for request in requests], "one at a time"
+        return [sampler.draw(request, bring, is_tiled=True) for request in requests], "one at a time"
 
     def on_the_processor() -> tuple[list[Image], str]:
-        moves.only(())
+        bring(())
         slow = sampler.elsewhere("cpu")
         return [slow.draw(request) for request in requests], "on the processor, which takes long"
 
     # layers that wait in main memory come to the card by themselves
     last = () if plan.offloaded else (on_the_processor,)
     drawn, how = first_that_fits(together, together, one_by_one, *last)
-    for (_, sample), image in zip(group, drawn, strict=True):
+    for sample, image in zip(group, drawn, strict=True):
         if not sample.file.exists():
             files.write(sample.file, lambda part, image=image: image.save(part, format="PNG"))
     return how

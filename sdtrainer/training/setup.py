@@ -17,6 +17,7 @@ import psutil
 import torch
 
 from .. import families, fitting, optim, planner, storage
+from ..config import Config
 from ..data.cache import Cache
 from ..data.census import Census
 from ..data.items import Item, captions_of, plan_items
@@ -26,21 +27,20 @@ from ..data.prior import class_items
 from ..data.section import DataSection
 from ..data.stores import LatentStore, TextStore
 from ..events import Event, PhaseBegan, Progress, Said
-from ..families import remote
 from ..hardware import detect
 from ..methods import method_of
 from ..pace import Pace
-from ..plan import Phase, Plan
+from ..plan import Plan
 from ..planner import Draft
 from ..sample import Sampler
-from ..seams import DENOISER, T5, VAE, Family, Method, ParamGroup, Parts
+from ..seams import T5, VAE, Family, Method, ParamGroup, Parts
 from ..section import UserError
 from ..workspace import RunFolder, Workspace
-from . import asking, class_images, waiting
+from . import class_images, waiting
+from .base import DTYPES, bring_only, load, loaded, move_to
 from .checkpoint import Trained
 from .encoding import Encoding
 from .feed import Feed
-from .quantized import quantise
 from .shortage import first_that_fits
 from .step import TrainStep
 
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 PLAN_SECONDS = 600.0
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass
@@ -85,7 +84,13 @@ def decide(folder: RunFolder, workspace: Workspace) -> Draft:
         return kept
     if os.environ.get("RANK", "0") != "0":
         return _plan_of_the_first(folder)
-    config = folder.config()
+    made = drafted(folder.config(), workspace)
+    planner.save(made, folder)
+    return made
+
+
+def drafted(config: Config, workspace: Workspace) -> Draft:
+    """Return the plan of a config on this machine, every caption's tokens counted. Raises UserError."""
     facts = families.recognise(config.base)
     family = families.family_of(facts)
     tokenizers = family.load(facts, (), {})
@@ -93,7 +98,6 @@ def decide(folder: RunFolder, workspace: Workspace) -> Draft:
     machine = detect()
     made, found = fitting.draft(config, workspace, machine, partial(family.count_tokens, tokenizers))
     storage.check(made.plan, found.ledger, machine, workspace.disk_free)
-    planner.save(made, folder)
     return made
 
 
@@ -119,27 +123,15 @@ def prepare(
     """
     plan = draft.plan
     family, method = family or families.family_of(draft.facts), method_of(plan.config.method.kind)
-    yield from remote.fetch(plan.facts)
-    yield PhaseBegan("load", f"Loading {plan.facts.title}")
-    if plan.facts.note:
-        yield Said("info", plan.facts.note)
-    parts = _loaded(plan, family)
-    waiting.arm(parts.denoiser, plan.offloaded, plan.device)
-    autocast = None if plan.precision == "fp32" else DTYPES[plan.precision]
-    if plan.facts.is_undecided:
-        plan, said = asking.settled(plan, family, parts, autocast, partial(bring_only, parts, plan))
-        yield from said
-        if accelerator.is_main_process:
-            planner.save_plan(plan, folder)
-    if plan.config.noise.zero_terminal_snr:
-        parts.schedule = parts.schedule.rescaled()
-    parts.schedule = parts.schedule.to(plan.device)
-    sampler = Sampler(family, parts, plan.device, autocast)
+    base = yield from load(plan, family)
+    parts = base.parts
+    if plan is not base.plan and accelerator.is_main_process:
+        planner.save_plan(base.plan, folder)
+    plan = base.plan
     if draft.class_images is not None and not plan.config.prior.folder:
-        moves = class_images.Moves(partial(move_to, parts, plan, "sample"), partial(bring_only, parts, plan))
-        yield from class_images.draw(draft.class_images, plan, sampler, accelerator, moves)
+        yield from class_images.draw(draft.class_images, base, accelerator)
     yield PhaseBegan("cache", "Preparing images and captions")
-    encoding = Encoding(plan, family, parts, autocast)
+    encoding = Encoding(plan, family, parts, base.autocast)
     making = _Making(encoding, _stores(plan, parts, Cache(workspace.cache)), accelerator)
     yield from _left_out(draft.census, draft.validation, draft.class_images)
     loader = yield from _loader(_items(draft), making)
@@ -180,7 +172,7 @@ def prepare(
         step_module,
         trained,
         row,
-        sampler,
+        base.sampler,
     )
 
 
@@ -195,7 +187,7 @@ def exact_parts(training: Training) -> None:
 def attached_anew(training: Training) -> Parts:
     """Return the model on the CPU as it was before the first step, its trained weights included."""
     plan = training.plan
-    parts = _loaded(plan, training.family)
+    parts = loaded(plan, training.family)
     torch.manual_seed(plan.config.train.seed)
     attach(training.method, parts, plan)
     return parts
@@ -208,34 +200,6 @@ def rearrange(training: Training, plan: Plan) -> None:
     arm(training.parts, plan)
     if training.is_main:
         planner.save_plan(plan, training.folder)
-
-
-def _loaded(plan: Plan, family: Family) -> Parts:
-    dtypes = {part: DTYPES[plan.place(part, "train").precision] for part in plan.facts.parts}
-    parts = family.load(plan.facts, plan.facts.parts, dtypes)
-    parts.facts = plan.facts
-    for part, module in parts.modules.items():
-        quantise(module, plan.kept_as(part), plan.device)
-    return parts
-
-
-def move_to(parts: Parts, plan: Plan, phase: Phase) -> None:
-    """Put every part where the plan wants it in this phase."""
-    for part in parts.modules:
-        _move(parts, plan, part, plan.place(part, phase).device)
-
-
-def bring_only(parts: Parts, plan: Plan, names: Sequence[str]) -> None:
-    """Have these parts on the card and no other: the others leave it first."""
-    for part in sorted(parts.modules, key=lambda part: part in names):
-        _move(parts, plan, part, plan.device if part in names else "cpu")
-
-
-def _move(parts: Parts, plan: Plan, part: str, device: str) -> None:
-    if part == DENOISER and plan.offloaded:
-        waiting.move(parts.denoiser, plan.offloaded, device)
-    else:
-        parts.modules[part].to(device)
 
 
 def attach(method: Method, parts: Parts, plan: Plan) -> list[ParamGroup]:
