@@ -10,6 +10,7 @@ KEYS = (
     ("1 - 6", "Go to a tab"),
     ("Click", "Pictures: look at one large; with Ctrl select it, with Shift all up to it"),
     ("Left, right", "Large picture: the one before, the next one"),
+    ("x", "Large class image: select it"),
     ("Enter", "Large picture: write its caption"),
     ("Ctrl + Enter", "In the caption: go to the next picture, with Shift to the one before"),
     ("Esc", "Leave the caption; go back to all pictures"),

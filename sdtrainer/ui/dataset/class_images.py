@@ -148,16 +148,15 @@ class ClassImages:
 
     def _cell(self, picture: Path, is_picked: bool) -> str:
         address = self.desk.thumbnails.address
-        name = f"Picture {int(picture.stem)}"
-        inner = image(address(picture), name)
+        inner = image(address(picture), picture.name)
         open_ = tag("button", inner, "thumbnail", type="button", title="Look at it large")
         tick = tag(
             "button", "", "tick", type="button", role="checkbox", aria_checked=str(is_picked).lower(),
-            aria_label=f"Select {name}", title="Select",
+            aria_label=f"Select {picture.name}", title="Select",
         )  # fmt: skip
         marks = "cell picked" if is_picked else "cell"
         large = address(picture, LARGE)
-        return tag("div", open_ + tick, marks, data_picture=picture.name, data_name=name, data_large=large)
+        return tag("div", open_ + tick, marks, data_picture=picture.name, data_large=large)
 
     def _sets(self) -> dict[str, list[Path]]:
         """The pictures of each set, by the folder's name, without those thrown away."""

@@ -16,7 +16,7 @@ const view = document.createElement('dialog');
 view.id = 'large-view';
 view.innerHTML = `<img alt=""><div class="controls"><span class="quiet"></span>
   <button class="small" data-step="-1">Previous</button><button class="small" data-step="1">Next</button>
-  <button class="small" data-mark></button><button class="small" data-close>Close</button></div>`;
+  <button class="small" data-mark title="Key: x"></button><button class="small" data-close>Close</button></div>`;
 (document.querySelector('.gradio-container') ?? document.body).append(view);
 const here = () => cells().find(cell => nameOf(cell) === shown);
 const show = cell => {
@@ -24,10 +24,10 @@ const show = cell => {
   const isPicked = cell.classList.contains('picked'), img = view.querySelector('img');
   shown = nameOf(cell);
   if (img.getAttribute('src') !== cell.dataset.large) img.src = cell.dataset.large;
-  img.alt = cell.dataset.name;
+  img.alt = shown;
   view.classList.toggle('picked', isPicked);
   view.querySelector('span').textContent =
-    `${cell.dataset.name} (${cells().indexOf(cell) + 1} of ${cells().length})${isPicked ? ', selected' : ''}`;
+    `${shown}, ${cells().indexOf(cell) + 1} of ${cells().length}${isPicked ? ', selected' : ''}`;
   view.querySelector('[data-mark]').textContent = isPicked ? 'Do not select' : 'Select';
   if (!view.open) view.showModal();
 };
