@@ -16,7 +16,8 @@ const view = document.createElement('dialog');
 view.id = 'large-view';
 view.innerHTML = `<img alt=""><div class="controls"><span class="quiet"></span>
   <button class="small" data-step="-1">Previous</button><button class="small" data-step="1">Next</button>
-  <button class="small" data-mark title="Key: x"></button><button class="small" data-close>Close</button></div>`;
+  <button class="small" data-mark title="Key: x"></button>
+  <button class="small" data-close>Close</button></div>`;
 (document.querySelector('.gradio-container') ?? document.body).append(view);
 const here = () => cells().find(cell => nameOf(cell) === shown);
 const show = cell => {
