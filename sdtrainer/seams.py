@@ -38,9 +38,10 @@ class Facts:
     """What is known of a base model before any weight is loaded.
 
     With `is_undecided` nothing says what it predicts: `prediction_type` is likely, and the loaded model is
-    asked (probe.py). In `sampling_steps` and with `guidance` such models are usually drawn with. `t5_words`
-    is the folder of T5's tokenizer where the model itself has none; `note` says what is left out.
-    `download_bytes` are to be fetched from the hub before it can be loaded.
+    asked (probe.py). With `is_stated` the family is the user's word, and `why` says what it looks like. In
+    `sampling_steps` and with `guidance` such models are usually drawn with. `t5_words` is the folder of T5's
+    tokenizer where the model itself has none; `note` says what is left out. `download_bytes` are to be
+    fetched from the hub before it can be loaded.
     """
 
     family: str
@@ -56,6 +57,7 @@ class Facts:
     encoders: tuple[str, ...]
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     is_undecided: bool = False
+    is_stated: bool = False
     sampling_steps: int = 25
     guidance: float = 7.0
     t5_words: str = ""
@@ -166,8 +168,10 @@ class Family(Protocol):
 
     name: str
 
-    def recognise(self, path: str) -> Facts | None:
-        """Return what is at `path`, or None if it is not of this family. Reads headers only."""
+    def recognise(self, path: str, stated: str = "auto") -> Facts | None:
+        """Return what is at `path`, which was seen or is `stated` to be of this family; None if its shapes
+        are not known. Reads headers only.
+        """
 
     def load(self, facts: Facts, parts: Sequence[str], dtypes: Mapping[str, torch.dtype]) -> Parts:
         """Load the named parts, frozen, in eval mode, on the CPU."""

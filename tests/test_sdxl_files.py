@@ -187,9 +187,11 @@ def test_diffusers_loads_the_folder(sdxl: Path, tmp_path: Path) -> None:
 
 
 def foreign(
-    path: Path, marks: tuple[str, ...] = (), scale: float = 1.0
+    path: Path, marks: tuple[str, ...] = (), scale: float = 1.0, **denoiser: Any
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """Write a file as another trainer would: of SDXL's structure, thin, without a word on how it is built."""
+    """Write a file as another trainer would: of SDXL's structure, thin, without a word on how it is built.
+    `denoiser` is in its config.
+    """
     text = {"vocab_size": 49408, "num_hidden_layers": 2, "max_position_embeddings": 77}
     configs: dict[str, dict[str, Any]] = {
         DENOISER: {
@@ -198,7 +200,7 @@ def foreign(
             "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
             "attention_head_dim": [1, 1, 1], "use_linear_projection": True, "cross_attention_dim": 128,
             "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": 32 + 6 * 256,
+            "projection_class_embeddings_input_dim": 32 + 6 * 256, **denoiser,
         },
         VAE: {
             "block_out_channels": [32, 32, 32, 32], "down_block_types": ["DownEncoderBlock2D"] * 4,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .. import recognition
 from ..recognition import Found
-from ..recognition.bases import BASES
+from ..recognition.bases import AUTO, BASES, stated
 from ..section import UserError
 from . import remote, t5
 from .section import STARTER, BaseSection
@@ -41,14 +41,18 @@ def recognise(section: BaseSection) -> Facts:
         UserError: nothing that can be trained lies at the path; says what does.
     """
     path = str(ASSETS / "starter-model") if section.path == STARTER else section.path
-    if refusal := _why_not(path):
+    found = _seen(path)
+    taken = found.taken_as(section.family)
+    if refusal := _contradicted(path, found, section.family) or why_no_base(path, taken):
         raise refusal
-    for name in FAMILIES:
-        facts = load_family(name).recognise(path)
-        if facts is not None:
-            facts = t5.settled(facts, section)
-            return replace(facts, download_bytes=sum(remote.missing(facts).values()))
-    raise _nothing(section.path)
+    facts = load_family(BASES[taken.base].family).recognise(path, section.family)
+    if facts is None:
+        raise _nothing(section.path)
+    if taken is not found:
+        why = f"your setting Family; by itself it is {found.title}, told by {found.why}"
+        facts = replace(facts, is_stated=True, why=why)
+    facts = t5.settled(facts, section)
+    return replace(facts, download_bytes=sum(remote.missing(facts).values()))
 
 
 def why_no_base(path: str, found: Found) -> UserError | None:
@@ -57,10 +61,10 @@ def why_no_base(path: str, found: Found) -> UserError | None:
     if found.kind == "unknown":
         return _nothing(path)
     if found.kind not in ("model", "folder"):
-        return _refused(f"{name} is {found.title}, not a base model", _remedy(found))
+        return _refused(f"{name} is {found.title}, not a base model", _remedy(found) + _statable(found))
     if found.variant:
-        ordinary = BASES[found.base].title
-        return _refused(f"{name} is {found.title}", f"Choose an ordinary model of {ordinary}.")
+        ordinary = f"Choose an ordinary model of {BASES[found.base].title}."
+        return _refused(f"{name} is {found.title}", ordinary + _statable(found))
     if BASES[found.base].family not in FAMILIES:
         return _refused(f"{name} is {found.title}, which cannot be trained here yet", f"Choose {_known()}.")
     if found.missing:
@@ -69,18 +73,40 @@ def why_no_base(path: str, found: Found) -> UserError | None:
     return None
 
 
-def _why_not(path: str) -> UserError | None:
-    """Why what lies there cannot be trained, or None. Raises UserError if it cannot be looked at."""
+def _seen(path: str) -> Found:
+    """What lies there. Raises UserError if nothing does, or it cannot be looked at."""
     is_hub = remote.is_id(path)
     place = remote.described(path) if is_hub else Path(path).expanduser()
     if place is None:
-        return remote.no_model(path)
+        raise remote.no_model(path)
     if not place.exists():
-        return None
+        raise _nothing(path)
     try:
-        return why_no_base(path, recognition.look(place, reads_weights=not is_hub))
+        return recognition.look(place, reads_weights=not is_hub)
     except UserError as error:
-        return UserError(f"Base model: {error.what}", error.hint, "base.path")
+        raise UserError(f"Base model: {error.what}", error.hint, "base.path") from None
+
+
+def _contradicted(path: str, found: Found, family: str) -> UserError | None:
+    """Why something that can be trained is not of the stated family, or None."""
+    fitting = [one for one in (found, *found.otherwise) if why_no_base(path, one) is None]
+    if family == AUTO or not fitting or family in {stated(one.base) for one in fitting}:
+        return None
+    if is_known := fitting[0] is found:
+        fitting = fitting[:1]
+    shapes = " or ".join(BASES[one.base].title for one in fitting)
+    remedy = AUTO if is_known else " or ".join(stated(one.base) for one in fitting)
+    return UserError(
+        f"Base model: {Path(path).name} has the shapes of {shapes}, but Family is {family}.",
+        f"Set Family to {remedy}.",
+        "base.family",
+    )
+
+
+def _statable(found: Found) -> str:
+    """What else may be done, if the user can say that a file is what it does not say itself."""
+    words = " or ".join(stated(one.base) for one in found.otherwise)
+    return f" If it is built like one, set Family to {words}." if words else ""
 
 
 def _remedy(found: Found) -> str:

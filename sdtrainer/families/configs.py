@@ -22,12 +22,15 @@ _Read = Callable[[str], dict[str, Any] | None]
 
 @dataclass(frozen=True)
 class Place:
-    """A folder or a repository of the hub, and how its files are read; `index` is its model_index.json."""
+    """A folder or a repository of the hub, and how its files are read; `index` is its model_index.json, empty
+    if there is none.
+    """
 
     path: str
     layout: Literal["folder", "hub"]
     index: Mapping[str, Any]
     read: _Read
+    has: Callable[[str], bool]
 
     @property
     def pipeline(self) -> str:
@@ -49,17 +52,19 @@ class Found:
 
 
 def place_of(path: str) -> Place | None:
-    """Return what lies at a path or hub id, or None if it is no diffusers model.
+    """Return what lies at a path or hub id, or None if it is no folder. Its index may be missing.
 
     Raises:
         UserError: the hub cannot be reached, or does not give it out.
     """
     layout: Literal["folder", "hub"] = "hub" if remote.is_id(path) else "folder"
     folder = remote.described(path) if layout == "hub" else Path(path).expanduser()
-    index = _read_json(folder / INDEX) if folder is not None and folder.is_dir() else None
-    if folder is None or index is None:
+    if folder is None or not folder.is_dir():
         return None
-    return Place(path, layout, index, lambda name: _read_json(folder / name))
+    index = _read_json(folder / INDEX) or {}
+    return Place(
+        path, layout, index, lambda name: _read_json(folder / name), lambda name: (folder / name).exists()
+    )
 
 
 def read(place: Place, components: Mapping[str, Component]) -> dict[str, Any]:

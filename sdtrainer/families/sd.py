@@ -6,12 +6,12 @@ it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import diffusion
 from ..formats.diffusers_folder import COMPONENTS
+from ..recognition.bases import AUTO, BASES
 from ..seams import DENOISER, Conditioning, Facts, Latents, Noised, Parts
 from . import clip, configs, loading, single_file, unet
 from .configs import Found
@@ -27,20 +27,21 @@ class StableDiffusion:
 
     name = "sd"
 
-    def recognise(self, path: str) -> Facts | None:
-        found = single_file.look(path, self.name) or self._in_folder(path)
+    def recognise(self, path: str, stated: str = AUTO) -> Facts | None:
+        found = single_file.look(path, stated) or self._in_folder(path)
         if found is None:
             return None
-        generation = "2" if found.configs[DENOISER]["cross_attention_dim"] == 1024 else "1"
-        return unet.facts(self.name, f"Stable Diffusion {generation}", found, (ENCODER,))
+        is_second = found.configs[DENOISER]["cross_attention_dim"] == BASES["SD2"].text_width
+        title = BASES["SD2" if is_second or stated == "sd2" else "SD1"].title
+        return unet.facts(self.name, title, found, (ENCODER,))
 
     def _in_folder(self, path: str) -> Found | None:
         place = configs.place_of(path)
-        if place is None or not re.match("StableDiffusion(?!XL|3)", place.pipeline):
+        if place is None:
             return None
         read = configs.read(place, COMPONENTS[self.name])
         width = read[DENOISER]["cross_attention_dim"]
-        return Found(path, place.layout, read, f"a StableDiffusionPipeline whose text is {width} wide")
+        return Found(path, place.layout, read, f"a {place.pipeline} whose text is {width} wide")
 
     def load(self, facts: Facts, parts: Sequence[str], dtypes: Mapping[str, torch.dtype]) -> Parts:
         return loading.load(facts, parts, dtypes)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import diffusion, flow
 from ..formats.diffusers_folder import COMPONENTS, tokenizer_folder
+from ..recognition.bases import AUTO
 from ..seams import DENOISER, T5, T5_TOKENS, VAE, Conditioning, Facts, Latents, Noised, Parts
 from . import clip, configs, loading, single_file, unet
 from .configs import SCHEDULER, Found
@@ -36,15 +37,17 @@ class StableDiffusion3:
 
     name = "sd3"
 
-    def recognise(self, path: str) -> Facts | None:
-        found = single_file.look(path, self.name) or self._in_folder(path)
+    def recognise(self, path: str, stated: str = AUTO) -> Facts | None:
+        found = single_file.look(path, stated) or self._in_folder(path)
         return found and _facts(found)
 
     def _in_folder(self, path: str) -> Found | None:
         place = configs.place_of(path)
-        if place is None or not place.pipeline.startswith("StableDiffusion3"):
+        if place is None:
             return None
-        has_t5 = all(place.index.get(name, [None])[0] for name in (T5, tokenizer_folder(T5)))
+        folders = (T5, tokenizer_folder(T5))
+        has_t5 = all(place.index.get(name, [None])[0] for name in folders)
+        has_t5 |= not place.index and all(place.has(name) for name in folders)
         components = {part: c for part, c in COMPONENTS[self.name].items() if part != T5 or has_t5}
         beside = "with T5" if has_t5 else "without T5"
         return Found(path, place.layout, configs.read(place, components), f"a {place.pipeline} {beside}")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import diffusion
 from ..formats.diffusers_folder import COMPONENTS
+from ..recognition.bases import AUTO
 from ..seams import DENOISER, Conditioning, Facts, Latents, Noised, Parts
-from ..section import UserError
 from . import clip, configs, loading, single_file, unet
 from .configs import Found
 
@@ -33,8 +33,8 @@ class StableDiffusionXL:
 
     name = "sdxl"
 
-    def recognise(self, path: str) -> Facts | None:
-        found = single_file.look(path, self.name) or self._in_folder(path)
+    def recognise(self, path: str, stated: str = AUTO) -> Facts | None:
+        found = single_file.look(path, stated) or self._in_folder(path)
         if found is None:
             return None
         facts = unet.facts(self.name, "Stable Diffusion XL", found, (ENCODER, ENCODER_2))
@@ -42,14 +42,8 @@ class StableDiffusionXL:
 
     def _in_folder(self, path: str) -> Found | None:
         place = configs.place_of(path)
-        if place is None or not place.pipeline.startswith("StableDiffusionXL"):
+        if place is None:
             return None
-        if place.index.get(ENCODER) == [None, None]:
-            raise UserError(
-                f"Base model: '{path}' is the refiner of SDXL, which only finishes what another model began.",
-                "Choose the base model of SDXL.",
-                "base.path",
-            )
         read = configs.read(place, COMPONENTS[self.name])
         width = read[DENOISER]["cross_attention_dim"]
         return Found(path, place.layout, read, f"a {place.pipeline} whose text is {width} wide")

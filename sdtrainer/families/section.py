@@ -22,6 +22,13 @@ class BaseSection(Section):
         level="basic",
         is_path=True,
     )
+    family: Literal["auto", "sd1", "sd2", "sdxl", "sd3"] = knob(
+        "auto",
+        "Family",
+        "Which Stable Diffusion the model is of: 1, 2, XL or 3. 'auto' tells it by the names and shapes in "
+        "its files. Say it yourself for a model that is refused because it does not say what it is: a folder "
+        "without model_index.json or of an unusual pipeline, or SDXL with layers taken out.",
+    )
     prediction_type: Literal["auto", "epsilon", "v_prediction", "sample"] = knob(
         "auto",
         "Prediction type",

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from .. import recognition
 from ..formats import intact, ldm, ldm_shapes, mmdit, whole_model
-from ..recognition.bases import BASES
 from ..recognition.contents import Contents, contents_of
 from ..seams import DENOISER, T5, VAE
 from ..section import UserError
@@ -26,9 +25,9 @@ WORDS = 49408
 """Of that tokenizer."""
 
 
-def look(path: str, family: str) -> Found | None:
-    """Return what lies at `path`, or None if it is no file of this family. Reads the header, and one weight
-    if need be.
+def look(path: str, stated: str) -> Found | None:
+    """Return what lies at `path`, which may be `stated` to be of a family; None if it is no file of a model
+    that is known. Reads the header, and one weight if need be.
 
     Raises:
         UserError: the file is damaged.
@@ -36,8 +35,8 @@ def look(path: str, family: str) -> Found | None:
     file = Path(path).expanduser()
     if not file.is_file():
         return None
-    seen = recognition.look(file)
-    if seen.kind != "model" or BASES[seen.base].family != family or seen.prediction is None:
+    seen = recognition.look(file, family=stated)
+    if seen.kind != "model" or seen.prediction is None:
         return None
     contents = contents_of(file)
     if ours := _ours(contents.metadata):

@@ -88,7 +88,8 @@ def _unet(shapes: Shapes) -> dict[str, Any]:
     ups = range(0, len(blocks) * (layers + 1), layers + 1)
     attends_down = [f"input_blocks.{block[0]}.1.proj_in.weight" in shapes for block in blocks]
     attends_up = [f"output_blocks.{first}.1.proj_in.weight" in shapes for first in ups]
-    is_linear = len(shapes["middle_block.1.proj_in.weight"]) == 2
+    first = f"input_blocks.{blocks[attends_down.index(True)][0]}.1" if True in attends_down else ""
+    is_linear = len(shapes[f"{first}.proj_in.weight"]) == 2
     return {
         "_class_name": "UNet2DConditionModel",
         "in_channels": shapes["input_blocks.0.0.weight"][1],
@@ -97,25 +98,37 @@ def _unet(shapes: Shapes) -> dict[str, Any]:
         "block_out_channels": channels,
         "down_block_types": ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends_down],
         "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in attends_up],
-        "cross_attention_dim": shapes["middle_block.1.transformer_blocks.0.attn2.to_k.weight"][1],
+        "cross_attention_dim": shapes[f"{first}.transformer_blocks.0.attn2.to_k.weight"][1],
         "use_linear_projection": is_linear,
         # a number of heads, whatever diffusers calls it: 8 in SD1, as many of width 64 as fit in SD2
         "attention_head_dim": [width // 64 for width in channels] if is_linear else 8,
         **(_of_sdxl(shapes, blocks) if "label_emb.0.0.weight" in shapes else {}),
+        **({} if "middle_block.1.proj_in.weight" in shapes else {"mid_block_type": "UNetMidBlock2D"}),
     }
 
 
 def _of_sdxl(shapes: Shapes, blocks: list[list[int]]) -> dict[str, Any]:
-    """What SDXL's UNet has besides: deeper transformers, pooled text, and six sizes of 256 numbers each."""
-    depths = [
-        count(shapes, f"input_blocks.{block[0]}.1.transformer_blocks.{{}}.norm1.weight") for block in blocks
-    ]
+    """What SDXL's UNet has besides: deeper transformers, pooled text, and six sizes of 256 numbers each.
+    Where layers were taken out, the ways down and up differ.
+    """
+    layers = len(blocks[0])
+    down = [_depths(shapes, "input_blocks", block) for block in blocks]
+    ups = [range(n * (layers + 1), (n + 1) * (layers + 1)) for n in range(len(blocks))]
+    up = [_depths(shapes, "output_blocks", block) for block in ups]
+    is_even = all(set(d) == set(u) for d, u in zip(down, reversed(up), strict=True))
     return {
-        "transformer_layers_per_block": [depth or 1 for depth in depths],
+        "transformer_layers_per_block": [block[0] for block in down] if is_even else down,
+        **({} if is_even else {"reverse_transformer_layers_per_block": up}),
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 256,
         "projection_class_embeddings_input_dim": shapes["label_emb.0.0.weight"][1],
     }
+
+
+def _depths(shapes: Shapes, blocks: str, numbers: Iterable[int]) -> list[int]:
+    """How many transformer blocks each layer has; where it has none diffusers asks all the same, for 1."""
+    name = "{}.{}.1.transformer_blocks.{{}}.norm1.weight"
+    return [count(shapes, name.format(blocks, number)) or 1 for number in numbers]
 
 
 def vae(shapes: Shapes) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from . import adapters, folders, models, others
+from .bases import AUTO
 from .contents import Contents, contents_of
 from .found import Found
 
@@ -39,18 +40,21 @@ _SAYS: Mapping[str, tuple[str, ...]] = {
 _MOST_TAGS, _MOST_LETTERS = 8, 200
 
 
-def look(path: Path, reads_weights: bool = True) -> Found:
+def look(path: Path, reads_weights: bool = True, family: str = AUTO) -> Found:
     """Return what lies at `path`, a file or a folder; of a folder without its weights, if need be.
+
+    `family` is what the user says that it is, and counts where its tensors leave that open.
 
     Raises:
         UserError: naming the file if it is missing, cut short, damaged, or holds program code.
     """
     if path.is_dir():
-        return folders.look(path, reads_weights) or Found(
+        found = folders.look(path, reads_weights) or Found(
             "unknown", "a folder without a model", "no model_index.json in it"
         )
+        return found.taken_as(family)
     contents = contents_of(path)
-    found = _kind_of(path, contents)
+    found = _kind_of(path, contents).taken_as(family)
     notes = list(found.notes)
     if not contents.has_header:
         notes.append("It had to be opened as a whole, for its format has no header.")
@@ -64,7 +68,7 @@ def look(path: Path, reads_weights: bool = True) -> Found:
 def _kind_of(path: Path, contents: Contents) -> Found:
     return (
         adapters.look(contents)
-        or others.look_before_models(contents)
+        or _beside_a_model(path, contents)
         or models.look(path, contents)
         or others.look_after_models(contents)
         or Found(
@@ -74,6 +78,14 @@ def _kind_of(path: Path, contents: Contents) -> Found:
             parts=models.parts_of(contents.tensors, {}),
         )
     )
+
+
+def _beside_a_model(path: Path, contents: Contents) -> Found | None:
+    """What has names of its own, which may be an addition to a whole model in the same file."""
+    found, whole = others.look_before_models(contents), models.look(path, contents)
+    if found is None or whole is None or whole.kind != "model" or whole.variant or whole.missing:
+        return found
+    return replace(found, otherwise=(whole,))
 
 
 def _said(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -49,6 +49,14 @@ BASES: Mapping[str, Base] = {
     "AuraFlow": Base("AuraFlow", "", 2048, _UNET_AND_VAE, is_flow=True),
     "Hunyuan-DiT": Base("Hunyuan-DiT", "", 1024, _UNET_AND_VAE),
 }
+AUTO = "auto"
+STATED: Mapping[str, tuple[str, ...]] = {
+    "sd1": ("SD1",),
+    "sd2": ("SD2",),
+    "sdxl": ("SDXL",),
+    "sd3": ("SD3", "SD3.5 medium", "SD3.5 large"),
+}
+"""What a user may say that a model is, and the rows of BASES that this means."""
 
 
 class Mark(NamedTuple):
@@ -141,6 +149,11 @@ def variant_of(base: str, shapes: Shapes) -> str:
         any(Mark(name).is_on(shapes) for name in names) for names in (_MIDDLE, _MIDDLE_TEXT)
     )
     return PRUNED if base in ("SD1", "SD2", "SDXL") and has_middle and not reads_text else ""
+
+
+def stated(base: str) -> str:
+    """Return the word of STATED for a base model; '' if there is none."""
+    return next((word for word, rows in STATED.items() if base in rows), "")
 
 
 def titled(base: str, variant: str) -> str:

@@ -32,6 +32,8 @@ _CLASSES: Mapping[str, tuple[Kind, str]] = {
     "MotionAdapter": ("other", "a motion module, as diffusers keeps it"),
 }
 _MIDDLE = "UNetMidBlock2DCrossAttn"
+_TOLD_MORE = ("class_embed_type", "encoder_hid_dim_type", "num_class_embeds")
+"""Settings of a UNet that is told something which those of Stable Diffusion are not."""
 _PART_FOLDERS: Mapping[str, str] = {
     "unet": "denoiser", "transformer": "denoiser", "vae": "VAE", "text_encoder": "text encoder",
     "text_encoder_2": "text encoder 2", "text_encoder_3": "text encoder 3",
@@ -52,7 +54,9 @@ def look(path: Path, reads_weights: bool = True) -> Found | None:
         return _peft(path)
     config = _json(path / "config.json") or {}
     known = _CLASSES.get(str(config.get("_class_name", "")))
-    return Found(known[0], known[1], f"its config.json, a {config['_class_name']}") if known else None
+    if known:
+        return Found(known[0], known[1], f"its config.json, a {config['_class_name']}")
+    return _parts_alone(path, reads_weights)
 
 
 def _peft(path: Path) -> Found:
@@ -66,23 +70,60 @@ def _peft(path: Path) -> Found:
 
 
 def _pipeline(path: Path, index: Mapping[str, Any], reads_weights: bool) -> Found | None:
-    name = str(index.get("_class_name", ""))
+    name, denoiser = str(index.get("_class_name", "")), _denoiser(path)
     base = next((base for start, base in _PIPELINES if name.startswith(start)), "")
     if not base:
-        return Found("other", f"a model of another kind ({name or 'without a name'})", f"its {INDEX}")
-    denoiser = _json(path / "unet" / "config.json") or _json(path / "transformer" / "config.json") or {}
-    base = _refined(base, index, denoiser)
-    scheduler = _json(path / "scheduler" / "scheduler_config.json") or {}
-    variant = _variant(base, denoiser, scheduler)
-    return Found(
+        title = f"a model of another kind ({name or 'without a name'})"
+        return Found("other", title, f"its {INDEX}", otherwise=_built_like(path, "", reads_weights))
+    base, why = _refined(base, index, denoiser), f"its {INDEX}, a {name}"
+    return _model(path, base, why, reads_weights, _built_like(path, base, reads_weights))
+
+
+def _parts_alone(path: Path, reads_weights: bool) -> Found | None:
+    """Folders of the parts with nothing that says what they make together."""
+    otherwise = _built_like(path, "", reads_weights)
+    title, why = f"the parts of a model without {INDEX}", "its folders"
+    return Found("other", title, why, otherwise=otherwise) if otherwise else None
+
+
+def _built_like(path: Path, base: str, reads_weights: bool) -> tuple[Found, ...]:
+    """What else than `base` the folder may hold, by what its denoiser is built like."""
+    bases = [like for like in _like(_denoiser(path)) if like != base]
+    found = [_model(path, like, f"how its denoiser is built, as in {like}", reads_weights) for like in bases]
+    return tuple(replace(one, variant="") if one.variant == PRUNED else one for one in found)
+
+
+def _like(denoiser: Mapping[str, Any]) -> tuple[str, ...]:
+    """The rows of BASES that a denoiser with this config may belong to."""
+    if denoiser.get("_class_name") == "SD3Transformer2DModel":
+        return (_refined("SD3", {}, denoiser),)
+    if denoiser.get("_class_name") != "UNet2DConditionModel" or any(denoiser.get(k) for k in _TOLD_MORE):
+        return ()
+    width, added = denoiser.get("cross_attention_dim"), denoiser.get("addition_embed_type")
+    if added is not None:
+        return ("SDXL",) if added == "text_time" and width != BASES["SDXL refiner"].text_width else ()
+    published = tuple(base for base in ("SD1", "SD2") if BASES[base].text_width == width)
+    return published or ("SD1", "SD2")
+
+
+def _model(path: Path, base: str, why: str, reads_weights: bool, otherwise: tuple[Found, ...] = ()) -> Found:
+    variant = _variant(base, _denoiser(path), _json(path / "scheduler" / "scheduler_config.json") or {})
+    found = Found(
         "folder",
         titled(base, variant),
-        f"its {INDEX}, a {name}",
+        why,
         base=base,
         variant=variant,
         parts=_parts(path) if reads_weights else (),
         prediction=_prediction(path, base),
     )
+    own = (replace(found, variant=""),) if variant == PRUNED else ()
+    return replace(found, otherwise=(*own, *otherwise))
+
+
+def _denoiser(path: Path) -> dict[str, Any]:
+    """The config of the denoiser; empty if there is none."""
+    return _json(path / "unet" / "config.json") or _json(path / "transformer" / "config.json") or {}
 
 
 def _variant(base: str, denoiser: Mapping[str, Any], scheduler: Mapping[str, Any]) -> str:

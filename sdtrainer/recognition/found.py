@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..diffusion import PredictionType
+from .bases import stated
 
 Kind = Literal[
     "model", "folder", "denoiser", "adapter", "embedding", "hypernetwork", "vae", "text encoder",
@@ -55,7 +56,8 @@ class Found:
     """`base` names a row of bases.BASES, "" if it is not known; `variant` is "inpainting" and the like.
 
     `title` says what it is in a few words ("a LoRA for Stable Diffusion XL"), `why` how that is known.
-    `missing` are the parts that a whole model has and this has not.
+    `missing` are the parts that a whole model has and this has not. `otherwise` is what it may be taken for
+    if the user says so: at most one for each word of bases.STATED.
     """
 
     kind: Kind
@@ -71,3 +73,10 @@ class Found:
     adapter: Adapter | None = None
     notes: tuple[str, ...] = ()
     says: Mapping[str, str] = field(default_factory=dict)
+    otherwise: tuple[Found, ...] = ()
+
+    def taken_as(self, word: str) -> Found:
+        """Return what it is if the user states this family, a word of bases.STATED: itself if it is known to
+        be one, or cannot be one.
+        """
+        return next((other for other in self.otherwise if stated(other.base) == word), self)

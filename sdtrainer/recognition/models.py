@@ -7,6 +7,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ..diffusion import PredictionType
@@ -54,7 +55,7 @@ def look(path: Path, contents: Contents) -> Found | None:
     if not is_whole and any(bases.Mark(prefix).is_on(contents.shapes) for prefix in row.parts.values()):
         return None  # a text encoder or a VAE under the names of a whole model
     channels = bases.VARIANTS.values()
-    return Found(
+    found = Found(
         kind="model" if is_whole else "denoiser",
         title=bases.titled(base, variant) if is_whole else f"the denoiser of {row.title} alone",
         why=f"{told}{f' and {_channels(inner)} input channels' if variant in channels else ''}",
@@ -65,6 +66,7 @@ def look(path: Path, contents: Contents) -> Found | None:
         prediction=_prediction(path, contents, base),
         is_zero_snr=ZERO_SNR_MARK in contents.tensors,
     )
+    return replace(found, otherwise=(replace(found, variant=""),) if variant == bases.PRUNED else ())
 
 
 def parts_of(tensors: Mapping[str, TensorInfo], prefixes: Mapping[str, str]) -> tuple[Part, ...]:

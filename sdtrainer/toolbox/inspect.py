@@ -16,7 +16,7 @@ from typing import Any
 from .. import families, recognition
 from ..chores import Answer, Doing
 from ..events import PhaseBegan, Progress
-from ..recognition.bases import BASES
+from ..recognition.bases import BASES, stated
 from ..recognition.found import Found
 from ..section import Section, UserError, knob
 from ..workspace import Workspace
@@ -165,7 +165,8 @@ def _meant(path: Path) -> list[Path]:
 def _as_values(path: Path, found: Found) -> dict[str, Any]:
     base = BASES.get(found.base)
     names = {"path": str(path), "family": base.family if base else "", "use": _use(path, found)}
-    return names | dataclasses.asdict(found)
+    otherwise = [stated(other.base) for other in found.otherwise]
+    return names | dataclasses.asdict(dataclasses.replace(found, otherwise=())) | {"otherwise": otherwise}
 
 
 def _use(path: Path, found: Found) -> str:

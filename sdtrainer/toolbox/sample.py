@@ -155,7 +155,8 @@ def _task(settings: Settings) -> _Task:
     configs = [_config_of(text, one.file) for text, one in zip(settings.what, worn, strict=True)]
     config = next(filter(None, configs), None)
     base = config.base if config else BaseSection(path="")
-    base = base.model_copy(update={"path": settings.base or base.path})
+    if settings.base and settings.base != base.path:
+        base = base.model_copy(update={"path": settings.base, "family": "auto"})
     if not base.path:
         silent = f"{worn[0].file.name} does not say which it belongs to" if worn else ""
         said = silent or "none is chosen"

@@ -261,11 +261,13 @@ def _chip(outlook: Outlook) -> str:
         return tag("p", tag("span", "Cannot be taught", "light bad") + said, "found")
     if facts is None or config is None:
         return ""
-    text = f"{facts.title}, {facts.resolution} px, {_predicts(facts, config)}; recognised by {facts.why}."
+    known = "taken as such by" if facts.is_stated else "recognised by"
+    text = f"{facts.title}, {facts.resolution} px, {_predicts(facts, config)}; {known} {facts.why}."
     text += f" {facts.note}" if facts.note else ""
     if facts.download_bytes:
         text += f" {words.size(facts.download_bytes)} are downloaded from the hub first, once."
-    return tag("p", tag("span", "Recognised", "light good") + words.safe(text), "found")
+    light = ("As you set it", "light warn") if facts.is_stated else ("Recognised", "light good")
+    return tag("p", tag("span", *light) + words.safe(text), "found")
 
 
 def _predicts(facts: Facts, config: Config) -> str:
