@@ -119,6 +119,16 @@ def read_header(path: Path) -> Header:
         raise bad_image(path, error) from error
 
 
+def extension_of(content: bytes, name: str) -> str:
+    """Return the extension that suits an image, from its first bytes. Raises BadImage naming it."""
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            real = "JPEG" if image.format == "MPO" else image.format
+    except Exception as error:
+        raise bad_image(Path(name), error) from error
+    return next(extension for extension, known in EXTENSIONS.items() if known == real)
+
+
 def open_small(path: Path, side: int) -> Image.Image:
     """Return the first frame, upright, as RGBA or RGB, at most `side` pixels long. All of it is decoded, the
     quick way where the format has one.

@@ -35,8 +35,8 @@ class DataSection(Section):
     caption_from: CaptionSource = knob(
         "auto",
         "Captions from",
-        "Where captions come from: auto takes text files beside the images, then metadata.jsonl or"
-        " metadata.csv, then folder or file names; with none only the trigger word is learned.",
+        "Where captions come from: auto takes text files beside the images, then a table metadata.jsonl,"
+        " .csv or .parquet, then folder or file names; with none only the trigger word is learned.",
     )
     prefix: str = knob(
         "",

@@ -10,6 +10,7 @@ from pathlib import Path
 from .census import Kind, Problem, Sample
 from .index import Known
 from .overlay import Overlay
+from .parquet import BadTable
 from .section import CaptionSource
 from .texts import (
     MAX_CAPTION_BYTES,
@@ -139,8 +140,9 @@ class Captions:
     def _take_metadata(self, found: Found, known: set[str]) -> None:
         try:
             table = read_metadata(self.root, found.path)
-        except OSError as error:
-            self._warn(found, "caption unreadable", f"It cannot be read: {error.strerror}.")
+        except (OSError, BadTable) as error:
+            why = error.why if isinstance(error, BadTable) else error.strerror
+            self._warn(found, "caption unreadable", f"It cannot be read: {why}.")
             return
         strangers = [path for path in table.captions if path not in known]
         self._metadata |= {path: (text, found.name) for path, text in table.captions.items() if path in known}

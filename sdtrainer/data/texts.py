@@ -12,14 +12,22 @@ import json
 import posixpath
 import re
 import unicodedata
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import parquet
+
 MAX_CAPTION_BYTES = 65536
 MAX_REPEATS = 999
-METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
-TEXT_FIELDS = ("text", "caption")
+METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+TEXT_FIELDS = (
+    "text", "caption", "prompt", "txt", "captions", "prompts", "description", "sentence",
+    "additional_feature", "tags",
+)  # fmt: skip
+"""What columns of captions are called, the likeliest first."""
+ROWS_AT_ONCE = 1024
 
 CAMERA_WORDS = frozenset(
     word
@@ -61,17 +69,30 @@ class Metadata:
 
 
 def read_metadata(root: Path, path: str) -> Metadata:
-    """Read `metadata.jsonl` or `metadata.csv`: `file_name` relative to the table, and `text` or `caption`."""
-    content = decode((root / path).read_bytes())
-    rows = _json_rows(content) if path.lower().endswith(".jsonl") else _csv_rows(content)
+    """Read a table: `file_name` relative to it, and one of TEXT_FIELDS. Raises OSError, BadTable."""
     folder, captions, num_bad_rows = posixpath.dirname(path), {}, 0
-    for row in rows:
+    for row in table_rows(root / path, ("file_name", *TEXT_FIELDS)):
         name, text = row.get("file_name"), next((row[f] for f in TEXT_FIELDS if row.get(f) is not None), None)
         if isinstance(name, str) and isinstance(text, str):
             captions[same_path(posixpath.join(folder, name.replace("\\", "/")))] = one_line(text)
         else:
             num_bad_rows += 1
     return Metadata(captions, num_bad_rows)
+
+
+def table_rows(path: Path, names: Collection[str]) -> Iterable[dict[str, Any]]:
+    """Return the rows of one of METADATA_NAMES; of a Parquet table only the columns of these names.
+
+    Raises: OSError, BadTable.
+    """
+    match path.suffix.lower():
+        case ".parquet":
+            there = [name for name in parquet.columns(path) if name in names]
+            return parquet.rows(path, there, ROWS_AT_ONCE)
+        case ".jsonl":
+            return _json_rows(decode(path.read_bytes()))
+        case _:
+            return _csv_rows(decode(path.read_bytes()))
 
 
 def same_path(path: str) -> str:

@@ -9,16 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..data.images import EXTENSIONS
+from ..data.parquet import FREELY_BYTES, MOST_TIMES
 from ..data.walk import OTHERS
 from ..section import UserError
 
-WANTED = (*EXTENSIONS, ".txt", ".caption", ".jsonl", ".csv", ".json", ".toml")
+WANTED = (*EXTENSIONS, ".txt", ".caption", ".jsonl", ".csv", ".parquet", ".json", ".toml")
 MOST_FILES = 500_000
 MOST_BYTES = 200 * 2**30
-MOST_TIMES = 200
-"""How many times larger than packed a file may be; text and drawings reach 100."""
-FREELY_BYTES = 2**20
-"""Files up to this size may be packed as tightly as they are."""
 CHUNK_BYTES = 2**20
 
 
@@ -38,23 +35,23 @@ def unpack(archive: Path, folder: Path) -> Iterator[tuple[int, int]]:
     except UserError:
         raise
     except Exception as error:  # what unpacking raises on corrupt archives is nearly anything, as zlib's own
-        raise _refusal(archive.name, f"it cannot be unpacked ({error})", "Pack or copy it anew.") from error
+        raise refusal(archive.name, f"it cannot be unpacked ({error})", "Pack or copy it anew.") from error
 
 
 def checked(packed: zipfile.ZipFile, name: str, free_bytes: int) -> Sequence[zipfile.ZipInfo]:
     """Return the files to unpack. Raises UserError for an archive that nothing good comes from."""
     members = [member for member in packed.infolist() if not member.is_dir()]
     if len(members) > MOST_FILES:
-        raise _refusal(name, f"it holds {len(members):,} files", f"Pack at most {MOST_FILES:,}.")
+        raise refusal(name, f"it holds {len(members):,} files", f"Pack at most {MOST_FILES:,}.")
     for member in members:
         if fault := _fault(member):
             what = f"'{member.filename[:80]}' in it {fault}"
-            raise _refusal(name, what, "Unpack it yourself, if you trust it.")
+            raise refusal(name, what, "Unpack it yourself, if you trust it.")
     wanted = [member for member in members if _is_wanted(member.filename)]
     size = sum(member.file_size for member in wanted)
     if size > min(MOST_BYTES, free_bytes):
         gib = f"it unpacks to {size / 2**30:.1f} GB, and {free_bytes / 2**30:.1f} GB are free"
-        raise _refusal(name, gib, "Pack fewer pictures, or make room.")
+        raise refusal(name, gib, "Pack fewer pictures, or make room.")
     return wanted
 
 
@@ -66,7 +63,7 @@ def _unpack_one(packed: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path, 
         while chunk := source.read(min(CHUNK_BYTES, left + 1)):
             left -= len(chunk)
             if left < 0:
-                raise _refusal(name, f"'{member.filename[:80]}' is larger than it says", "Pack it anew.")
+                raise refusal(name, f"'{member.filename[:80]}' is larger than it says", "Pack it anew.")
             file.write(chunk)
 
 
@@ -90,5 +87,5 @@ def _is_wanted(path: str) -> bool:
     return not is_hidden and PurePosixPath(path).suffix.lower() in WANTED
 
 
-def _refusal(name: str, why: str, hint: str) -> UserError:
+def refusal(name: str, why: str, hint: str) -> UserError:
     return UserError(f"{name} is not imported: {why}.", hint, "source")

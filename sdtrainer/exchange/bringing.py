@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Generator, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ..data.overlay import overlay_for
 from ..events import Event, PhaseBegan, Progress
 from ..section import Section, UserError, knob
 from ..workspace import Workspace
-from . import archives, kohya, onetrainer
+from . import archives, kohya, onetrainer, shards
 from .pieces import Set, free, keep_apart, named_apart, of_folder, write_captions, write_pictures
 
 UNPACKED, UPLOADED = "unpacked", "uploaded"
@@ -22,13 +23,19 @@ UNPACKED, UPLOADED = "unpacked", "uploaded"
 class Settings(Section):
     source: str = knob(
         "", "What to import",
-        "A ZIP archive, a folder of pictures, a dataset config of kohya's trainer (.toml), or concepts.json "
-        "of OneTrainer. It is copied, and not changed.",
+        "A ZIP archive, a folder of pictures, a Parquet file or a folder of them, a dataset config of "
+        "kohya's trainer (.toml), or concepts.json of OneTrainer. It is copied, and not changed.",
         level="basic", is_path=True,
     )  # fmt: skip
     name: str = knob(
         "", "Name", "What the new folder in the workspace is called; empty for the name it has.",
         level="basic", max_length=80,
+    )  # fmt: skip
+    caption_column: str = knob(
+        "", "Caption column",
+        "Which column of Parquet files holds the captions; empty for text, caption, prompt or what else is "
+        "usual.",
+        max_length=200,
     )  # fmt: skip
 
 
@@ -38,25 +45,18 @@ def work(settings: Settings, workspace: Workspace) -> Generator[Event, None, dic
         what = f"'{settings.source}' is not there." if settings.source.strip() else "it is empty."
         raise UserError(
             f"What to import: {what}",
-            "Choose a ZIP archive, a folder, a .toml file or concepts.json.",
+            "Choose a ZIP archive, a folder, a .parquet or .toml file, or concepts.json.",
             "source",
         )
     unpacked = workspace.cache / UNPACKED
     shutil.rmtree(unpacked, ignore_errors=True)
     try:
-        if source.suffix.lower() == ".zip" and source.is_file():
-            unpacked.mkdir(parents=True)
-            yield PhaseBegan("work", f"Unpacking {source.name}")
-            for done, total in archives.unpack(source, unpacked):
-                yield Progress(done, total, "files")
-            found = read(_inner(unpacked))
-        else:
-            found = read(source)
+        found = yield from _found(source, settings.caption_column, unpacked)
         return (yield from _bring(found, _name(settings.name or _title(source)), workspace))
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
         if source.parent == workspace.cache / UPLOADED:
-            source.unlink(missing_ok=True)
+            shutil.rmtree(source) if source.is_dir() else source.unlink(missing_ok=True)
 
 
 def told(answer: dict[str, Any]) -> Iterable[str]:
@@ -76,9 +76,30 @@ def read(source: Path) -> Set:
     readers = {".toml": kohya.of_config, ".json": onetrainer.of_concepts}
     reader = readers.get(source.suffix.lower())
     if reader is None:
-        what = f"{source.name} is no ZIP archive, folder, .toml or .json file."
+        what = f"{source.name} is no ZIP archive, folder, .parquet, .toml or .json file."
         raise UserError(what, "Choose one of these.", "source")
     return reader(source)
+
+
+def _found(source: Path, column: str, unpacked: Path) -> Generator[Event, None, Set]:
+    """Read a set, after it was taken out of what it is packed in."""
+    if source.suffix.lower() == ".zip" and source.is_file():
+        archived = unpacked / "archive"
+        archived.mkdir(parents=True)
+        yield PhaseBegan("work", f"Unpacking {source.name}")
+        for done, total in archives.unpack(source, archived):
+            yield Progress(done, total, "files")
+        source = _inner(archived)
+    if paths := shards.listed(source):
+        unpacked.mkdir(parents=True, exist_ok=True)
+        root, pictures = source if source.is_dir() else source.parent, unpacked / "pictures"
+        notes = yield from shards.unpack(paths, root, pictures, column)
+        found = of_folder(pictures)
+        return replace(found, notes=(*notes, *found.notes))
+    if column:
+        what = f"Caption column: only Parquet files have columns, and {source.name} is none."
+        raise UserError(what, "Leave it empty.", "caption_column")
+    return read(source)
 
 
 def _bring(found: Set, name: str, workspace: Workspace) -> Generator[Event, None, dict[str, Any]]:

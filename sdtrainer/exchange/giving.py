@@ -13,10 +13,13 @@ from ..data.overlay import overlay_for
 from ..events import Event, PhaseBegan, Progress
 from ..section import Section, UserError, knob
 from ..workspace import Workspace
-from . import imagefolder, kohya, onetrainer
+from . import embedded, imagefolder, kohya, onetrainer
 from .pieces import Piece, free, named_apart, of_folder
 
-To = Literal["zip", "imagefolder", "kohya", "kohya-toml", "onetrainer"]
+To = Literal[
+    "zip", "imagefolder", "imagefolder-csv", "imagefolder-parquet", "parquet", "kohya", "kohya-toml",
+    "onetrainer",
+]  # fmt: skip
 Write = Callable[[Sequence[Piece], Path, Path], Iterator[int]]
 """Writes pieces into a folder that will at last lie at the second path; yields how many are done."""
 
@@ -32,6 +35,9 @@ class Format:
 FORMATS: Mapping[To, Format] = {
     "zip": Format(imagefolder.write),
     "imagefolder": Format(imagefolder.write),
+    "imagefolder-csv": Format(imagefolder.write_csv),
+    "imagefolder-parquet": Format(imagefolder.write_parquet),
+    "parquet": Format(embedded.write),
     "kohya": Format(kohya.write_folders, ("crop", "focus", "mask")),
     "kohya-toml": Format(kohya.write_config, ("crop", "focus")),
     "onetrainer": Format(onetrainer.write, ("crop", "focus")),
@@ -52,8 +58,9 @@ class Settings(Section):
     )  # fmt: skip
     to: To = knob(
         "zip", "Format",
-        "zip and imagefolder keep everything, with a table that Hugging Face reads too; kohya makes folders "
-        "that tell repeats, kohya-toml a dataset config, onetrainer a list of concepts.",
+        "zip and imagefolder keep everything, with a table metadata.jsonl (or .csv, .parquet) that Hugging "
+        "Face reads too; parquet puts the pictures into Parquet files, as its data sets are; kohya makes "
+        "folders that tell repeats, kohya-toml a dataset config, onetrainer a list of concepts.",
         level="basic",
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Hugging Face's image folder: pictures with a table `metadata.jsonl`. It holds all that is known here.
+"""Hugging Face's image folder: pictures with a table of what is known of them, in one of three forms.
 
 Source: https://huggingface.co/docs/datasets/image_dataset#imagefolder. Columns of our own are `crop` and
 `focus`, in fractions of the upright image.
@@ -6,20 +6,30 @@ Source: https://huggingface.co/docs/datasets/image_dataset#imagefolder. Columns 
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .. import files
-from .pieces import METADATA, Piece, mask_path, whole_file, write_pictures
+from .pieces import Piece, mask_path, write_pictures
+
+Row = dict[str, Any]
 
 
-def write(pieces: Sequence[Piece], out: Path, home: Path) -> Iterator[int]:
+def write(pieces: Sequence[Piece], out: Path, home: Path, table: str = "metadata.jsonl") -> Iterator[int]:
+    """Write pictures and one of TABLES."""
     yield from write_pictures(pieces, out)
-    lines = [json.dumps(row(piece), ensure_ascii=False) for piece in pieces]
-    whole_file(out / METADATA, "\n".join(lines) + "\n")
+    rows = [row(piece) for piece in pieces]
+    files.write(out / table, lambda part: TABLES[table](rows, part))
+
+
+write_csv = partial(write, table="metadata.csv")
+write_parquet = partial(write, table="metadata.parquet")
 
 
 def write_zip(folder: Path, out: Path) -> None:
@@ -33,12 +43,48 @@ def write_zip(folder: Path, out: Path) -> None:
     files.write(out, pack)
 
 
-def row(piece: Piece) -> dict[str, Any]:
-    columns: dict[str, Any] = {"file_name": piece.path, "text": piece.caption}
-    if piece.crop:
-        columns["crop"] = [round(edge, 6) for edge in piece.crop]
-    if piece.focus:
-        columns["focus"] = [round(part, 6) for part in piece.focus]
+def row(piece: Piece) -> Row:
+    """Return what is known of a picture, without what is not."""
+    columns: Row = {"file_name": piece.path, "text": piece.caption} | fractions(piece)
     if piece.mask:
         columns["mask_file_name"] = mask_path(piece)
     return columns
+
+
+def fractions(piece: Piece) -> Row:
+    both = {"crop": piece.crop, "focus": piece.focus}
+    return {name: [round(part, 6) for part in parts] for name, parts in both.items() if parts}
+
+
+def _write_lines(rows: Sequence[Row], file: Path) -> None:
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _write_csv(rows: Sequence[Row], file: Path) -> None:
+    text = io.StringIO()
+    table = csv.DictWriter(text, _names(rows))
+    table.writeheader()
+    table.writerows(
+        {name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()}
+        for row in rows
+    )
+    file.write_bytes(text.getvalue().encode())
+
+
+def _write_parquet(rows: Sequence[Row], file: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in _names(rows)}), file)
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+TABLES: Mapping[str, Callable[[Sequence[Row], Path], None]] = {
+    "metadata.jsonl": _write_lines,
+    "metadata.csv": _write_csv,
+    "metadata.parquet": _write_parquet,
+}

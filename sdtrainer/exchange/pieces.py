@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import posixpath
 import shutil
@@ -13,12 +14,14 @@ from .. import files
 from ..data.census import Census, Sample
 from ..data.images import open_mask
 from ..data.overlay import Overlay
+from ..data.parquet import BadTable
 from ..data.scan import scan
 from ..data.section import CaptionSource, DataSection
-from ..data.texts import decode, repeats_of_folder, same_path
+from ..data.texts import METADATA_NAMES, repeats_of_folder, same_path, table_rows
 
-METADATA = "metadata.jsonl"
 MASKS = "masks"
+COUNTS = {"crop": 4, "focus": 2}
+"""How many fractions there are of each."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,9 @@ def of_folder(folder: Path, overlay: Overlay | None = None, captions: CaptionSou
     more = dict(_more_columns(census.folder))
     pieces = tuple(_piece(sample, _path(census, sample), more) for sample in census.samples)
     notes = [f"{problem.file}: {problem.sentence}" for problem in census.skipped]
-    notes += [f"{name} is left out: Parquet tables are not read; JSON Lines and CSV are."
-              for name in sorted(path.name for path in census.folder.glob("*.parquet"))]  # fmt: skip
+    notes += [f"{name} is left out: beside pictures only metadata.parquet is read; import it alone."
+              for name in sorted(path.name for path in census.folder.glob("*.parquet"))
+              if name.lower() not in METADATA_NAMES]  # fmt: skip
     return Set(pieces, tuple(notes))
 
 
@@ -160,25 +164,23 @@ def _path(census: Census, sample: Sample) -> str:
 
 
 def _more_columns(folder: Path) -> Iterator[tuple[str, dict[str, tuple[float, ...]]]]:
-    """Yield crops and focus points of a metadata table written by this program."""
-    table = folder / METADATA
-    if not table.is_file():
-        return
-    for line in decode(table.read_bytes()).split("\n"):
-        try:
-            row = json.loads(line) if line.strip() else {}
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("file_name"), str):
-            counts = {"crop": 4, "focus": 2}
-            found = {name: _fractions(row.get(name), count) for name, count in counts.items()}
-            yield same_path(row["file_name"]), {name: value for name, value in found.items() if value}
+    """Yield crops and focus points of metadata tables written by this program."""
+    for table in (folder / name for name in METADATA_NAMES if (folder / name).is_file()):
+        with contextlib.suppress(OSError, BadTable):  # the scan said so
+            for row in table_rows(table, ("file_name", *COUNTS)):
+                if isinstance(row.get("file_name"), str):
+                    found = {name: _fractions(row.get(name), count) for name, count in COUNTS.items()}
+                    yield same_path(row["file_name"]), {name: value for name, value in found.items() if value}
 
 
 def _fractions(value: object, count: int) -> tuple[float, ...]:
+    if isinstance(value, str):  # in CSV
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
     if not isinstance(value, list) or len(value) != count:
         return ()
-    return tuple(float(v) for v in value) if all(isinstance(v, int | float) for v in value) else ()
+    is_fraction = all(isinstance(part, int | float) and 0 <= part <= 1 for part in value)
+    return tuple(map(float, value)) if is_fraction else ()
 
 
 def whole_file(path: Path, text: str) -> None:
