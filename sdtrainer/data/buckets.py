@@ -31,7 +31,7 @@ class Table:
     sizes: tuple[Size, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Crop:
     """A part of an upright image of `whole` size, in pixels; `right` and `bottom` are the first left out."""
 
@@ -50,7 +50,7 @@ class Crop:
         return (self.left, self.top, self.right, self.bottom)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Fit:
     """How an image of `source` size fills its bucket: scaled to `scale_to`, cut at (left, top) to `size`.
 
@@ -168,7 +168,9 @@ def window(
     one. `focus` (fractions of the upright image) comes as near to the middle as the image allows.
     """
     bucket = assign(*source, table, upscale)
-    centred = replace(fit(*source, bucket), crop=crop)
+    centred = fit(*source, bucket)
+    if crop:
+        centred = replace(centred, crop=crop)
     return _towards(centred, focus) if focus else centred
 
 

@@ -32,7 +32,7 @@ Kind = Literal[
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One thing the user should know. `skipped` files are not trained on; `warning` ones are."""
 
@@ -42,7 +42,7 @@ class Problem:
     level: Literal["skipped", "warning"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One usable image. `width` and `height` are as a viewer shows it, in pixels.
 
@@ -99,7 +99,9 @@ def split(census: Census, part: float) -> tuple[Census, Census]:
 
     An image is chosen by the hash of its path, so that adding images moves hardly any other.
     """
-    count = min(len(census.samples) - 1, max(1, round(part * len(census.samples)))) if part else 0
+    if not part:
+        return census, replace(census, samples=(), problems=())
+    count = min(len(census.samples) - 1, max(1, round(part * len(census.samples))))
     by_hash = sorted(census.samples, key=lambda s: hashlib.sha256(s.path.encode()).digest())
     chosen = {s.path for s in by_hash[:count]}
     training = tuple(s for s in census.samples if s.path not in chosen)

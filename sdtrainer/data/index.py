@@ -9,24 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterable
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from .walk import Found
 
-VERSION = 1
+VERSION = 2
 """Raise this when the same file would be told of otherwise."""
-WRITTEN_AT_ONCE = 5000
+WRITTEN_EVERY_SECONDS = 5.0
 BUSY_SECONDS = 10.0
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-_TABLE = """CREATE TABLE IF NOT EXISTS facts (
-    kind TEXT, path TEXT, num_bytes INTEGER, mtime_ns INTEGER, value TEXT, PRIMARY KEY (kind, path)
-) WITHOUT ROWID"""
+_TABLE = "CREATE TABLE IF NOT EXISTS facts (kind TEXT, folder TEXT, files TEXT, PRIMARY KEY (kind, folder))"
 
-Row = tuple[str, int, int, str]
-"""(path, bytes, time of change in ns, value as JSON)."""
+Rows = dict[str, list[Any]]
+"""By file name: bytes, time of change in ns, and what was found out."""
 
 
 def index_for(workspace: Path, folder: Path) -> Index:
@@ -36,25 +36,27 @@ def index_for(workspace: Path, folder: Path) -> Index:
 
 
 class Index:
-    """Facts by kind and path. Safe to share between threads and processes."""
+    """Facts by kind and folder: the rows of all its files as JSON. Safe to share between threads and
+    processes.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def recall(self, kind: str) -> list[Row]:
-        """Return all that is known of one kind."""
+    def recall(self, kind: str) -> dict[str, str]:
+        """Return all that is known of one kind, by folder."""
         if not self.path.is_file():
-            return []
-        ask = "SELECT path, num_bytes, mtime_ns, value FROM facts WHERE kind = ?"
-        return self._do(lambda base: base.execute(ask, (kind,)).fetchall(), [])
+            return {}
+        ask = "SELECT folder, files FROM facts WHERE kind = ?"
+        return self._do(lambda base: dict(base.execute(ask, (kind,))), {})
 
-    def note(self, kind: str, rows: Iterable[Row]) -> None:
-        put = "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?)"
-        self._do(lambda base: base.executemany(put, ((kind, *row) for row in rows)), None)
+    def note(self, kind: str, folders: Mapping[str, str]) -> None:
+        put = "INSERT OR REPLACE INTO facts VALUES (?, ?, ?)"
+        self._do(lambda base: base.executemany(put, ((kind, *row) for row in folders.items())), None)
 
-    def forget(self, kind: str, paths: Iterable[str]) -> None:
-        drop = "DELETE FROM facts WHERE kind = ? AND path = ?"
-        self._do(lambda base: base.executemany(drop, ((kind, path) for path in paths)), None)
+    def forget(self, kind: str, folders: Iterable[str]) -> None:
+        drop = "DELETE FROM facts WHERE kind = ? AND folder = ?"
+        self._do(lambda base: base.executemany(drop, ((kind, folder) for folder in folders)), None)
 
     def _do(self, work: Callable[[sqlite3.Connection], Any], otherwise: Any) -> Any:
         """Work in one transaction; what another process holds, or cannot be opened, is gone without."""
@@ -86,36 +88,73 @@ class Index:
 
 
 class Known:
-    """One kind of fact about the files of a folder: remembered ones, and those found out now."""
+    """One kind of fact about the files of a folder: remembered ones, and those found out now.
 
-    def __init__(self, index: Index | None, kind: str) -> None:
-        self._index, self._kind = index, kind
-        self._rows = {row[0]: row[1:] for row in index.recall(kind)} if index else {}
-        self._new: list[Row] = []
+    Rows are spread out only for the folder that is being read and those around it; all others stay one text
+    each. With `there`, the paths of all files, it forgets those that are not. Safe to share between threads.
+    """
+
+    def __init__(self, index: Index | None, kind: str, there: Collection[str] | None = None) -> None:
+        self._index, self._kind, self._there = index, kind, there
+        self._texts = index.recall(kind) if index else {}
+        self._open: dict[str, Rows] = {}
+        self._changed: set[str] = set()
+        self._written_at = time.monotonic()
+        self._lock = threading.RLock()
 
     def get(self, found: Found) -> Any:
         """Return what is known of a file as it is now, or None."""
-        row = self._rows.get(found.path)
-        if row is None or row[:2] != (found.num_bytes, found.mtime_ns):
-            return None
-        try:
-            return json.loads(row[2])
-        except ValueError:
-            return None
+        with self._lock:
+            row = self._rows(found.folder).get(found.name)
+        return row[2] if row and row[:2] == [found.num_bytes, found.mtime_ns] else None
 
     def put(self, found: Found, value: Any) -> None:
-        if self._index:
-            self._new.append((found.path, found.num_bytes, found.mtime_ns, json.dumps(value)))
-            if len(self._new) >= WRITTEN_AT_ONCE:
+        if self._index is None:
+            return
+        with self._lock:
+            self._rows(found.folder)[found.name] = [found.num_bytes, found.mtime_ns, value]
+            self._changed.add(found.folder)
+            if time.monotonic() - self._written_at > WRITTEN_EVERY_SECONDS:
                 self._write()
 
-    def close(self, there: Collection[str] | None = None) -> None:
-        """Write what is new; with `there`, forget the files that are not."""
-        self._write()
-        if self._index and there is not None and (gone := self._rows.keys() - set(there)):
-            self._index.forget(self._kind, gone)
+    def close(self) -> None:
+        """Write what is new."""
+        with self._lock:
+            self._write()
+        if self._index and self._there is not None:
+            folders = {path.rpartition("/")[0] for path in self._there}
+            if gone := self._texts.keys() - folders:
+                self._index.forget(self._kind, gone)
+
+    def _rows(self, folder: str) -> Rows:
+        if folder not in self._open:
+            for other in [name for name in self._open if name and not folder.startswith(f"{name}/")]:
+                self._fold(other)
+                del self._open[other]
+            self._open[folder] = self._spread(folder)
+        return self._open[folder]
+
+    def _spread(self, folder: str) -> Rows:
+        try:
+            rows: Rows = json.loads(self._texts.get(folder, "{}"))
+        except ValueError:
+            return {}
+        if self._there is None:
+            return rows
+        start = f"{folder}/" if folder else ""
+        there = {name: row for name, row in rows.items() if start + name in self._there}
+        if len(there) < len(rows):
+            self._changed.add(folder)
+        return there
+
+    def _fold(self, folder: str) -> None:
+        if folder in self._changed and folder in self._open:
+            self._texts[folder] = json.dumps(self._open[folder])
 
     def _write(self) -> None:
-        if self._index and self._new:
-            self._index.note(self._kind, self._new)
-        self._new = []
+        for folder in self._changed:
+            self._fold(folder)
+        if self._index and self._changed:
+            self._index.note(self._kind, {folder: self._texts[folder] for folder in self._changed})
+        self._changed.clear()
+        self._written_at = time.monotonic()

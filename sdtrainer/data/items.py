@@ -5,6 +5,7 @@ A run is resumed by its batch number alone; every process computes the same orde
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections import defaultdict
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .buckets import CENTER, Fit, Point, Size, Table, fit, table_for, window
+from .buckets import CENTER, Crop, Fit, Point, Size, Table, fit, table_for, window
 from .captions import chunks_needed, compose, variants
 from .census import Problem, Sample
 from .section import DataSection
@@ -21,7 +22,7 @@ VISIBLE_ENLARGEMENT = 1.5
 """Images enlarged more than this look soft, and the model learns it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One image at one resolution, with the settings it is shown by. `weight` multiplies its loss.
 
@@ -64,7 +65,7 @@ class Item:
         return compose(self.sample.caption, self.section, None, self.sample.class_word)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Draw:
     """One showing of an item.
 
@@ -86,7 +87,7 @@ def plan_items(
 ) -> tuple[Item, ...]:
     """Return every image once per resolution. Class images are more items, made in `prior`."""
     tables = [table_for(resolution, section) for resolution in resolutions]
-    return tuple(_item(sample, section, table) for table in tables for sample in samples)
+    return tuple(item for table in tables for item in _items(samples, section, table))
 
 
 def item_problems(items: Iterable[Item]) -> Iterator[Problem]:
@@ -246,10 +247,14 @@ def _longest_captions(item: Item) -> Iterator[str]:
         yield f"{trigger}, {caption}" if item.section.tag_dropout and trigger else caption
 
 
-def _item(sample: Sample, section: DataSection, table: Table) -> Item:
-    size = (sample.width, sample.height)
-    seen = window(size, table, section.upscale, sample.crop, sample.focus)
-    return Item(sample, section, table.resolution, seen, sample.repeats * section.repeats)
+def _items(samples: Sequence[Sample], section: DataSection, table: Table) -> Iterator[Item]:
+    @functools.cache  # thousands of images have few sizes, and share what is seen of them
+    def seen(size: Size, crop: Crop | None, focus: Point | None) -> Fit:
+        return window(size, table, section.upscale, crop, focus)
+
+    for sample in samples:
+        shown = seen((sample.width, sample.height), sample.crop, sample.focus)
+        yield Item(sample, section, table.resolution, shown, sample.repeats * section.repeats)
 
 
 def _draw(items: Sequence[Item], index: int, rng: random.Random) -> Draw:

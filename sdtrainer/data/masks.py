@@ -41,26 +41,34 @@ class MaskFiles:
         self, root: Path, images: Sequence[Found], section: DataSection, overlay: Overlay | None
     ) -> None:
         self.root, self.mode, self.overlay = root, section.masks, overlay
-        labels = {found.path for found in images if found.stem.endswith((MASK_LABEL, OTHER_LABEL))}
-        inside = _in_mask_folders([found for found in images if found.path not in labels])
-        self.pictures = [found for found in images if found.path not in labels and found.path not in inside]
+        labels = {found.path for found in images if found.bare.endswith((MASK_LABEL, OTHER_LABEL))}
+        pictures = [found for found in images if found.path not in labels]
+        inside = _in_mask_folders(pictures)
+        self.pictures = [found for found in pictures if found.path not in inside]
         self._named = {mask: root / path for path, mask in inside.items()}
         if section.mask_folder:
             self._named = _in_folder(Path(section.mask_folder).expanduser()) | self._named
         self._named |= {
-            _bare(found.path).removesuffix(MASK_LABEL): root / found.path
+            found.bare.removesuffix(MASK_LABEL): root / found.path
             for found in images
-            if found.stem.endswith(MASK_LABEL)
+            if found.bare.endswith(MASK_LABEL)
         }
 
     def given(self, samples: Iterable[Sample], problems: list[Problem]) -> Iterator[Sample]:
         """Yield the samples, not yet cropped, with their masks; what cannot be used goes to `problems`."""
+        if not self._may_have_any():
+            yield from samples
+            return
         for sample in samples:
-            mask = None if self.mode == "off" else self._of(sample)
+            mask = self._of(sample)
             if mask and mask != sample.file and (fault := _fault(mask, (sample.width, sample.height))):
                 problems.append(Problem(sample.path, "mask", fault, "warning"))
                 mask = None
             yield replace(sample, mask=mask) if mask else sample
+
+    def _may_have_any(self) -> bool:
+        made = self.overlay.entries("masks") if self.overlay else {}
+        return self.mode != "off" and bool(made or self._named or self.mode == "alpha")
 
     def _of(self, sample: Sample) -> Path | None:
         if self.overlay and (name := self.overlay.entry("masks", sample.path)):
@@ -133,13 +141,17 @@ def _in_mask_folders(images: Sequence[Found]) -> Mapping[str, str]:
     """Return {path of a mask: path of its picture, without extension} for folders of masks beside pictures:
     every image in such a folder has the name of a picture beside it.
     """
+    folders = dict.fromkeys(found.folder for found in images)
+    named = [folder for folder in folders if posixpath.basename(folder).lower() in FOLDER_NAMES]
+    concerned = {*named, *map(posixpath.dirname, named)}
     by_folder: dict[str, dict[str, Found]] = defaultdict(dict)
     for found in images:
-        by_folder[found.folder][found.stem] = found
+        if found.folder in concerned:
+            by_folder[found.folder][found.stem] = found
     masks = {}
-    for folder, inside in by_folder.items():
-        parent, _, name = folder.rpartition("/")
-        if name.lower() in FOLDER_NAMES and inside.keys() <= by_folder.get(parent, {}).keys():
+    for folder in named:
+        parent, inside = posixpath.dirname(folder), by_folder[folder]
+        if inside.keys() <= by_folder[parent].keys():
             masks |= {found.path: posixpath.join(parent, stem) for stem, found in inside.items()}
     return masks
 

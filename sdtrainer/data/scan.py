@@ -43,14 +43,14 @@ def _read(root: Path, section: DataSection, overlay: Overlay | None, index: Inde
     files = walk(root, problems)
     masks = MaskFiles(root, [found for found in files if found.extension in EXTENSIONS], section, overlay)
     images = masks.pictures
-    headers, texts = Known(index, "header"), Known(index, "caption")
+    there = {found.path for found in files}
+    headers, texts = Known(index, "header", there), Known(index, "caption", there)
     captions = Captions(root, files, images, section.caption_from, overlay, texts)
     left_out = overlay.entries("left_out") if overlay else {}
     chosen = [found for found in images if found.path not in left_out]
     samples = [s for found in chosen if (s := _sample(root, found, captions, headers, problems))]
-    there = {found.path for found in files}
-    headers.close(there)
-    texts.close(there)
+    headers.close()
+    texts.close()
     problems += [_unread(found) for found in files if found.extension in UNREAD_EXTENSIONS]
     problems += [_left_out(found) for found in images if found.path in left_out]
     problems += _name_problems(chosen)
@@ -151,7 +151,7 @@ def _unread(found: Found) -> Problem:
 
 
 def _name_problems(images: Sequence[Found]) -> Iterator[Problem]:
-    stems = [found.path[: len(found.path) - len(found.extension)] for found in images]
+    stems = [found.bare for found in images]
     by_stem = defaultdict(list)
     shared = {stem for stem, count in Counter(stems).items() if count > 1}
     for found, stem in zip(images, stems, strict=True):

@@ -53,20 +53,19 @@ class Captions:
         self._texts: dict[str, Found] = {}
         self._metadata: dict[str, tuple[str, str]] = {}
         if mode in ("auto", "sidecar"):
-            texts = [found for found in files if found.extension in TEXT_EXTENSIONS]
-            self._texts = {found.path.casefold(): found for found in texts}
-            self._texts |= {found.path: found for found in texts}
+            self._texts = {found.path: found for found in files if found.extension in TEXT_EXTENSIONS}
         if mode in ("auto", "metadata"):
-            known = {same_path(found.path) for found in images}
-            for found in files:
-                if found.name.lower() in METADATA_NAMES:
-                    self._take_metadata(found, known)
-        texts_of = {found.path: self._find_text(found) for found in images} if self._texts else {}
-        self._text_of = {path: text for path, text in texts_of.items() if text}
-        self._used = {text.path for text in self._text_of.values()}
+            tables = [found for found in files if found.name.lower() in METADATA_NAMES]
+            pictures = {same_path(found.path) for found in images} if tables else set()
+            for table in tables:
+                self._take_metadata(table, pictures)
+        texts_of = ((found.path, self._find_text(found)) for found in images if self._texts)
+        self._text_of = {path: text for path, text in texts_of if text}
         # Names are captions only where nothing better is: else a forgotten text file would go unseen.
         has_better = bool(
-            self._used or self._metadata or any(kohya_folder(root, found.folder) for found in images)
+            self._text_of
+            or self._metadata
+            or any(kohya_folder(root, folder) for folder in {found.folder for found in images})
         )
         self._auto_names = (
             mode == "auto"
@@ -85,7 +84,7 @@ class Captions:
             return "", ""
         if text := self._text_of.get(found.path):
             return self._read(text), text.extension
-        if entry := self._metadata.get(same_path(found.path)):
+        if self._metadata and (entry := self._metadata.get(same_path(found.path))):
             return entry
         if self.mode == "file name" or (self._auto_names and describes(found.stem)):
             return caption_of_name(found.stem), FROM_FILE_NAME
@@ -97,8 +96,9 @@ class Captions:
 
     def problems(self, samples: Sequence[Sample]) -> list[Problem]:
         """Return what is wrong with the captions: texts without an image, images without a text."""
-        for text in dict.fromkeys(self._texts.values()):
-            if text.path not in self._used and not _is_note(text):
+        used = {text.path for text in self._text_of.values()}
+        for path, text in self._texts.items():
+            if path not in used and not _is_note(text):
                 self._warn(text, "orphan caption", "No image has this name; the caption is not used.")
         return self._problems + self._missing(samples)
 
@@ -114,10 +114,17 @@ class Captions:
         return [Problem(s.path, "caption missing", _missing_sentence(s), "warning") for s in bare]
 
     def _find_text(self, found: Found) -> Found | None:
-        stem = found.path[: -len(found.extension)]
-        names = [base + extension for base in (found.path, stem) for extension in TEXT_EXTENSIONS]
-        as_written = next((self._texts[name] for name in names if name in self._texts), None)
-        return as_written or next((t for name in names if (t := self._texts.get(name.casefold()))), None)
+        stems = (found.path, found.bare)
+        names = [stem + extension for stem in stems for extension in TEXT_EXTENSIONS]
+        for name in names:
+            if text := self._texts.get(name):
+                return text
+        return next((text for name in names if (text := self._folded.get(name.casefold()))), None)
+
+    @functools.cached_property
+    def _folded(self) -> dict[str, Found]:
+        """The texts by their path in small letters; made only where a picture has none in its own."""
+        return {path.casefold(): text for path, text in self._texts.items()} | self._texts
 
     def _read(self, text: Found) -> str:
         if text.num_bytes > MAX_CAPTION_BYTES:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import posixpath
 import re
 import sys
 import unicodedata
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from .census import Problem
 
@@ -17,26 +16,29 @@ OTHERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN"}
 """Folders that systems put beside images, with copies or thumbnails inside."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One file. `path` is relative to the folder, with forward slashes; `extension` is in small letters."""
+class Found(NamedTuple):
+    """One file. `path` and the `folder` it lies in are relative to the folder walked, with forward slashes;
+    `extension` is in small letters.
+    """
 
     path: str
     num_bytes: int
     mtime_ns: int
+    folder: str
     extension: str
 
     @property
-    def folder(self) -> str:
-        return self.path.rpartition("/")[0]
-
-    @property
     def name(self) -> str:
-        return self.path.rpartition("/")[2]
+        return self.path[len(self.folder) + 1 :] if self.folder else self.path
 
     @property
     def stem(self) -> str:
         return self.name[: len(self.name) - len(self.extension)]
+
+    @property
+    def bare(self) -> str:
+        """The path without extension."""
+        return self.path[: len(self.path) - len(self.extension)]
 
 
 def walk(root: Path, problems: list[Problem]) -> tuple[Found, ...]:
@@ -59,12 +61,13 @@ _DIGITS = re.compile(r"([0-9]+)")
 
 def _walk(root: Path, folder: str, files: list[Found], problems: list[Problem]) -> None:
     try:
-        entries = sorted(os.scandir(root / folder), key=lambda entry: natural_key(entry.name))
+        entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
     except OSError as error:
         problems.append(
             Problem(folder, "folder", f"This folder cannot be opened: {error.strerror}.", "skipped")
         )
         return
+    entries.sort(key=lambda entry: natural_key(entry.name))  # quicker when they are nearly in order
     for entry in entries:
         name = entry.name
         path = f"{folder}/{name}" if folder else name
@@ -81,8 +84,13 @@ def _walk(root: Path, folder: str, files: list[Found], problems: list[Problem]) 
         elif entry.is_file():
             with contextlib.suppress(FileNotFoundError):  # it may go at any moment
                 stat = entry.stat()
-                extension = sys.intern(posixpath.splitext(name)[1].lower())
-                files.append(Found(path, stat.st_size, stat.st_mtime_ns, extension))
+                files.append(Found(path, stat.st_size, stat.st_mtime_ns, folder, extension_of(name)))
+
+
+def extension_of(name: str) -> str:
+    """Return the extension of a file's name in small letters, with its dot; it is held once for all files."""
+    dot = name.rfind(".")
+    return sys.intern(name[dot:].lower()) if dot > 0 else ""
 
 
 def _fault_of_link(root: Path, link: Path) -> str:

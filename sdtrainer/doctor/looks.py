@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ..data.census import Census, Problem, Sample
 from ..data.images import BadImage, Header, open_small, problem_of
 from ..data.index import Index, Known
-from ..data.walk import Found
+from ..data.walk import Found, extension_of
 from .look import SIDE, Look, look_at
 
 KIND = "look 1"
@@ -60,4 +60,5 @@ def headers_of(samples: Sequence[Sample], index: Index) -> Mapping[str, Header]:
 
 
 def _found(sample: Sample) -> Found:
-    return Found(sample.path, sample.num_bytes, sample.mtime_ns, sample.file.suffix.lower())
+    folder, _, name = sample.path.rpartition("/")
+    return Found(sample.path, sample.num_bytes, sample.mtime_ns, folder, extension_of(name))
