@@ -206,7 +206,7 @@ def test_an_exported_file_put_on_the_base_is_the_trained_model(
 @pytest.mark.parametrize(("family", "kind", "layout"), LAYOUTS)
 def test_every_file_says_which_program_reads_it(family: str, kind: str, layout: str) -> None:
     rows = readers_of(kind, family, layout)  # type: ignore[arg-type]
-    assert {row.program for row in rows} == {"A1111 / Forge", "ComfyUI", "diffusers"}
+    assert [row.program for row in rows] == ["A1111 / Forge", "ComfyUI", "diffusers"]
     assert all(row.how for row in rows)
 
 
