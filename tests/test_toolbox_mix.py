@@ -12,16 +12,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from tools import answer, do, far, load, trained
 
+from sdtrainer.config import build, to_toml
+from sdtrainer.families import ASSETS, STARTER
 from sdtrainer.formats.safetensors_file import read_header
 from sdtrainer.methods import adapter
 from sdtrainer.section import UserError
 from sdtrainer.workspace import Workspace
 
 
-def drawn(base: Path, *adapters: str, weights: Sequence[float] = (1.0,)) -> torch.Tensor:
+def drawn(base: Path, *adapters: str, weights: Sequence[float] = ()) -> torch.Tensor:
     """What the base answers with adapters on it."""
     parts = load(base)
-    for path, weight in zip(adapters, weights, strict=True):
+    for path, weight in zip(adapters, weights or [1.0] * len(adapters), strict=True):
         adapter.merge(parts, Path(path), weight)
     return answer(parts)
 
@@ -122,6 +124,21 @@ def test_other_kinds_become_loras_and_a_dora_keeps_its_sizes(
         words = {name.partition(".")[2] for name in load_file(found["path"])}
         plain = {"lora_down.weight", "lora_up.weight", "alpha"}
         assert words == (plain | {"dora_scale"} if kind == "dora" else plain)
+
+
+@pytest.mark.parametrize("verb", ["mix", "resize", "convert"])
+def test_a_file_that_names_its_base_needs_no_other(tmp_path: Path, workspace: Workspace, verb: str) -> None:
+    base = ASSETS / "starter-model"
+    layers = {"own_targets": ["*mid_block*attn1.to_q", "text_encoder.*layers.0*q_proj"]}
+    file, parts = trained(base, tmp_path, "lora", **layers)
+    given = {"adapters": [str(file)]} if verb == "mix" else {"file": str(file)}
+    with pytest.raises(UserError, match="Give the base model") as refused:
+        do(verb, workspace, **given)
+    assert refused.value.path == "base"
+    ours = to_toml(build({"base": {"path": STARTER}}))
+    save_file(load_file(file), file, {"sdtrainer_config": ours})
+    made = do(verb, workspace, **given, precision="fp32")
+    assert far(drawn(base, made["path"]), answer(parts)) < 2e-5 < far(drawn(base), answer(parts))
 
 
 def test_what_cannot_be_mixed_or_resized_is_refused(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 BIASES = ("diff_b", "b_norm")
 KINDS = ("LoRA", "LoHa", "LoKr", "DoRA", "set of changed weights")
 """The kinds of adapter that can be computed."""
+BASE_HELP = "Needed for models of unusual structure alone, if the file does not name its own."
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,18 +132,32 @@ def open_adapter(path: str, model: Parts, title: str, setting: str) -> AdapterFi
 
 
 def open_alone(path: str, base: str) -> AdapterFile:
-    """Open the adapter of a setting `file`, for the published model that it tells, or that of a setting
-    `base` if one is given.
+    """Open the adapter of a setting `file`, for that of a setting `base` if one is given, or the model that
+    it names or tells by its shapes.
 
     Raises:
         UserError: it is no adapter, or does not fit.
     """
     found = look(path, "Adapter", "file")
+    base = base or base_inside(path)
     if not base:
         return open_adapter(path, blueprint_for(found, path, "base"), "Adapter", "file")
     facts, place = recognise(base, "Base model", "base"), place_of(base)
     check_pair(found, path, place, recognition.look(place).base, "Adapter", "file")
     return open_adapter(path, blueprint(facts), "Adapter", "file")
+
+
+def base_inside(path: str) -> str:
+    """Return the base model that a file of ours names in its settings if it is on this machine, or ''."""
+    from ..result import config_inside
+
+    place = Path(path).expanduser()
+    try:
+        config = config_inside(place) if place.suffix == ".safetensors" else None
+    except UserError:  # another version's
+        return ""
+    named = config.base.path if config else ""
+    return named if named and place_of(named).exists() else ""
 
 
 def _entries(place: Path) -> tuple[Mapping[str, Any], Mapping[str, str]]:

@@ -52,9 +52,7 @@ class Settings(Section):
         "that library, comfyui for ComfyUI's own names. Of a model: a single file or a diffusers folder.",
         level="basic",
     )
-    base: str = knob(
-        "", "Base model", "Of an adapter, needed for models of unusual structure alone.", is_path=True
-    )
+    base: str = knob("", "Base model", f"Of an adapter. {adapters.BASE_HELP}", is_path=True)
     precision: Stored = precision_knob()
     to: str = to_knob()
     overwrite: bool = overwrite_knob()

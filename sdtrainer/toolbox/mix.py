@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     import torch
 
 _BASE_HELP = (
-    "Needed for DoRA, whose change depends on the base model's weights, and for models of unusual structure."
+    "Needed for DoRA, whose change depends on the base model's weights, and for models of unusual structure, "
+    "if the first file does not name its own."
 )
 _ABOUT_THE_BASE = (
     "ss_base_model_version", "ss_v2", "modelspec.architecture", "modelspec.prediction_type",
@@ -230,7 +231,8 @@ def _opened(settings: Settings) -> tuple[Model | None, list[AdapterFile], list[f
                 "Mix adapters for the same kind of base model.",
                 "adapters",
             )
-    base = models.open_model(settings.base, "Base model", "base") if settings.base else None
+    named = settings.base or adapters.base_inside(settings.adapters[0])
+    base = models.open_model(named, "Base model", "base") if named else None
     if base:
         for one, path in zip(found, settings.adapters, strict=True):
             adapters.check_pair(one, path, base.path, base.base, "Adapters", "adapters")

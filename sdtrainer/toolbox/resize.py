@@ -51,7 +51,7 @@ class Settings(Section):
     energy: float = ranks.energy_knob()
     threshold: float = ranks.threshold_knob()
     min_rank: int = ranks.min_rank_knob()
-    base: str = knob("", "Base model", "Needed for models of unusual structure alone.", is_path=True)
+    base: str = knob("", "Base model", adapters.BASE_HELP, is_path=True)
     precision: Stored = precision_knob()
     to: str = to_knob()
     overwrite: bool = overwrite_knob()
