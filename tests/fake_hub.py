@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import huggingface_hub
 import pytest
+from huggingface_hub import constants
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -60,7 +60,6 @@ def running(hub: FakeHub, cache: Path, patch: pytest.MonkeyPatch) -> Iterator[Fa
     """Serve the repository, and have huggingface_hub ask here and keep what it fetches in `cache`."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     address = f"http://127.0.0.1:{server.server_port}"
-    constants = huggingface_hub.constants
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
     patch.setattr(constants, "ENDPOINT", address)
     patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + template)
@@ -84,6 +83,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _give(self, is_whole: bool) -> None:
         self.hub.num_requests += 1
+        if not self.path.startswith((f"/api/models/{self.hub.repo}", f"/{self.hub.repo}/")):
+            return self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
         if self.hub.refusal is not None:
             status, code = self.hub.refusal
             return self._send(status, b"", {"X-Error-Code": code})
