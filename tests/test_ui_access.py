@@ -86,6 +86,14 @@ def test_alone_on_this_machine_nobody_logs_in(served: Any) -> None:
         assert browser.get("/config").status_code == 200
 
 
+def test_what_an_event_shows_is_not_told_that_it_is_under_way(served: Any) -> None:
+    """The page would look for each part among all parts, several times an event: seconds for a letter."""
+    events = [e for e in served.blocks.config["dependencies"] if e["backend_fn"] and e["targets"]]
+    told = {e["id"] for e in events if e["show_progress_on"] != []}
+    assert len(events) > 50 and told == {e["id"] for e in events if e["show_progress"] != "hidden"}
+    assert len(told) <= 1
+
+
 def test_the_page_asks_the_browser_to_fetch_from_nowhere_else(served: Any) -> None:
     with client(served) as browser:
         page = browser.get("/")

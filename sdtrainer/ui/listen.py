@@ -20,6 +20,10 @@ from ..workspace import Workspace
 from .access import Role
 
 Updates = Mapping[Any, Any]
+QUIETLY: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": []}
+"""Nobody is told that an event is under way. Else the page would walk through all its parts for each one that
+the event shows, again and again: seconds of the processor for every letter typed.
+"""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Listener:
         def without_click(values: dict, request: gr.Request) -> Any:
             return run(values, request)
 
-        settings = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None} | how
+        settings = QUIETLY | {"api_visibility": "private", "concurrency_limit": None} | how
         wanted = {"inputs": set(uses), "outputs": outputs} | settings
         if isinstance(events, Dependency):
             return events.then(without_click, **wanted)

@@ -118,7 +118,7 @@ class ShareBox:
         on = self.desk.on
         on(self.button.click, lambda g: self._show(True), (), self.shows)
         on(self.close.click, lambda g: self._show(False), (), self.shows)
-        on(self.go.click, self._start, (), self.shows, show_progress="minimal")
+        on(self.go.click, self._start, (), self.shows, show_progress="minimal", show_progress_on=None)
         on(self.stop.click, self._stop, (), self.shows)
 
     def show_button(self) -> dict[Any, Any]:
