@@ -8,9 +8,12 @@ from pathlib import Path
 from . import diffusion, optim
 from .data import captions, prior
 from .data.census import Census
+from .families import STARTER
 from .plan import Advice, Plan
 from .seams import DENOISER, T5, Facts
 
+PROMPTS = 3
+"""How many captions are offered as prompts: enough to see more than one thing, and soon drawn."""
 _FEW_STEPS = re.compile(
     r"((?<![a-z])(lcm|turbo|lightning|hyper[-_]?sd|dmd2?)|LCM|Turbo|Lightning|Hyper[-_]?SD|DMD2?)(?![a-z])"
 )
@@ -39,15 +42,17 @@ def advise(plan: Plan, census: Census) -> tuple[Advice, ...]:
         )
     if plan.facts.note:
         found.append(Advice(plan.facts.note))
+    if config.base.path == STARTER and config.data.folder != STARTER:
+        told = "The starter is a toy that knows 71 simple things. For your own pictures choose another base "
+        found.append(Advice(f"{told}model, in the tab Method."))
     if plan.num_images < 5:
         found.append(
             Advice(f"Only {plan.num_images} images: results will be narrow; 10-20 varied ones are better.")
         )
     if not config.sample.prompts:
-        prompt = captions.compose("", config.data, None) or "a picture"
-        found.append(
-            Advice("No sample prompts: you will not see what is learnt.", {"sample.prompts": [prompt]})
-        )
+        prompts = list(dict.fromkeys(captions.compose(s.caption, config.data, None) for s in census.samples))
+        fix = {"sample.prompts": [prompt for prompt in prompts if prompt][:PROMPTS] or ["a picture"]}
+        found.append(Advice("No sample prompts: you will not see what is learnt.", fix))
     if not any(s.caption.strip() for s in census.samples) and not config.data.trigger:
         found.append(Advice("No captions and no trigger word: nothing will call up what is learnt."))
     if plan.chunks > 1:

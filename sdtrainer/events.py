@@ -74,6 +74,14 @@ class Validated(Event):
 
 
 @dataclass(frozen=True)
+class Looking(Event):
+    """What the run does between two steps: `what` is a sentence to show, empty when it is done."""
+
+    step: int
+    what: str
+
+
+@dataclass(frozen=True)
 class Sampled(Event):
     """One sample picture, relative to the run folder."""
 
@@ -159,8 +167,8 @@ class Failed(Event):
 
 
 EVENTS: tuple[type[Event], ...] = (
-    RunStarted, PhaseBegan, Progress, Stepped, Validated, Sampled, Saved, Said, Revised, RolledBack, Paused,
-    Resumed, Suspended, Finished, Failed,
+    RunStarted, PhaseBegan, Progress, Stepped, Looking, Validated, Sampled, Saved, Said, Revised, RolledBack,
+    Paused, Resumed, Suspended, Finished, Failed,
 )  # fmt: skip
 _BY_NAME = {e.__name__: e for e in EVENTS}
 

@@ -52,6 +52,7 @@ class Jobs:
         self._lock = threading.Condition()
         self._queue: deque[_Order] = deque()
         self._current: _Order | None = None
+        self._before: Event | None = None
         self._child: subprocess.Popen[str] | None = None
         self._warm: subprocess.Popen[str] | None = None
         self._is_closing = False
@@ -105,7 +106,8 @@ class Jobs:
         state = self.state()
         if folder.name in state.waiting:
             return "waiting"
-        return status_of(folder, word, is_current=folder.name == state.current)
+        is_over = isinstance(word, _ENDINGS) and word != self._before  # its child needs a moment to end
+        return status_of(folder, word, is_current=folder.name == state.current and not is_over)
 
     def close(self) -> None:
         """Ask the running run to save itself, and end all children."""
@@ -139,7 +141,8 @@ class Jobs:
                 self._lock.wait_for(lambda: self._queue or self._is_closing)
                 if self._is_closing:
                     return
-                order = self._current = self._queue.popleft()
+                order = self._queue.popleft()
+                self._before, self._current = last_word(order.folder), order
                 child = self._child = self._warm or self._spawn()
                 self._warm = None
             self._make_way()

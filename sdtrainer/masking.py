@@ -39,7 +39,7 @@ class Settings(Section):
         is_path=True,
     )  # fmt: skip
     words: list[str] = knob(
-        [], "What to keep", "What shall count in the pictures, one in each line, such as: dog.",
+        [], "What to keep", "What shall count in the pictures, such as: dog.",
         level="basic", lines=2,
     )  # fmt: skip
     overwrite: bool = knob(
@@ -59,7 +59,7 @@ class Settings(Section):
         CLIPSEG, "Model",
         "Where CLIPSeg is: its name on the Hugging Face hub, from where it is fetched once, or a folder that "
         "holds it.",
-        is_path=True,
+        is_path=True, is_hub_id=True,
     )  # fmt: skip
 
 

@@ -156,7 +156,7 @@ class SampleSection(Section):
     prompts: list[str] = knob(
         [],
         "Prompts",
-        "One picture is drawn for each line, with the same seeds every time. Use the trigger word in some "
+        "One picture is drawn for each, with the same seeds every time. Use the trigger word in some "
         "and leave it out in others. Empty: no pictures.",
         level="basic",
         lines=4,

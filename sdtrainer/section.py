@@ -73,16 +73,18 @@ def knob(
     level: Literal["basic", "advanced"] = "advanced",
     secret: bool = False,
     is_path: bool = False,
+    is_hub_id: bool = False,
     lines: int = 1,
     **bounds: Any,
 ) -> Any:
     """Declare one setting: a pydantic field that also carries what the form and the docs show.
 
     `level` basic settings are always visible, advanced ones are folded. `is_path` marks file-system paths,
-    which a shared page confines to the workspace. `bounds` are pydantic's own: ge, gt, le, lt, multiple_of,
-    min_length, max_length.
+    which a shared page confines to the workspace; with `is_hub_id` they may name a model on the hub as well.
+    `bounds` are pydantic's own: ge, gt, le, lt, multiple_of, min_length, max_length.
     """
-    extra = {"unit": unit, "level": level, "secret": secret, "is_path": is_path, "lines": lines}
+    extra = {"unit": unit, "level": level, "secret": secret, "lines": lines}
+    extra |= {"is_path": is_path, "is_hub_id": is_hub_id}
     factory = (
         {"default_factory": lambda: type(default)(default)}
         if isinstance(default, list | dict)
@@ -146,6 +148,7 @@ class Knob:
     bounds: Mapping[str, float]
     is_duration: bool
     is_path: bool
+    is_hub_id: bool
     secret: bool
     lines: int
 
@@ -228,7 +231,8 @@ def _knob_of(path: str, kind: str, field: FieldInfo) -> Knob:
         level=str(extra["level"]), default=field.get_default(call_default_factory=True), 
         annotation=field.annotation,
         choices=_choices(field.annotation), bounds=_bounds(field), is_duration=_is_duration(field),
-        is_path=bool(extra["is_path"]), secret=bool(extra["secret"]), lines=int(str(extra["lines"])),
+        is_path=bool(extra["is_path"]), is_hub_id=bool(extra["is_hub_id"]),
+        secret=bool(extra["secret"]), lines=int(str(extra["lines"])),
     )  # fmt: skip
 
 

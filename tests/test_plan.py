@@ -265,8 +265,14 @@ def test_advice_offers_a_way_out(trainer: Trainer, tmp_path: Path) -> None:
     assert "Only 2 images" in said and "No sample prompts" in said and "soft" in said
     assert "2000 times" in said
     fix = next(a.fix for a in plan.advice if "No sample prompts" in a.text)
-    assert fix == {"sample.prompts": ["zib"]}
+    captions = {f"zib {text.read_text().strip()}" for text in folder.glob("*.txt")}
+    assert set(fix["sample.prompts"]) == {text.replace("zib a zib", "a zib") for text in captions}
     assert not planned(trainer, sample__prompts=["x"], train__steps="10").advice
+
+
+def test_own_pictures_on_the_starter_are_told_what_it_is(trainer: Trainer) -> None:
+    assert any("toy" in a.text for a in planned(trainer, base__path="starter", train__resolution=128).advice)
+    assert not any("toy" in a.text for a in planned(trainer).advice)
 
 
 def test_repeats_count_as_showings_in_the_advice(trainer: Trainer) -> None:

@@ -231,6 +231,13 @@ def test_inside_the_workspace_and_the_starter_are_allowed(shared: Any) -> None:
         shared.access.check(configs.build({"data": {"folder": text}}))
 
 
+def test_shared_a_model_may_be_named_by_its_hub_id_and_nothing_else_may(shared: Any) -> None:
+    shared.access.check(configs.build({"base": {"path": "someone/some-model"}}))
+    for section, name, path in (("base", "path", "assets/.."), ("data", "folder", "someone/some-model")):
+        with pytest.raises(UserError, match="outside the workspace"):
+            shared.access.check(configs.build({section: {name: path}}))
+
+
 def test_shared_a_run_with_settings_from_outside_is_not_started_again(shared: Any, tmp_path: Path) -> None:
     run = create_run(shared.desk.workspace.runs, configs.build({"data": {"folder": str(tmp_path)}}))
     with pytest.raises(UserError, match="outside the workspace"):

@@ -33,6 +33,15 @@ def test_a_plot_is_labelled_and_stays_in_its_frame() -> None:
         )  # half of 400 steps are done
 
 
+@pytest.mark.parametrize("last", [1, 2, 3, 5, 7, 8, 40, 180])
+def test_the_steps_below_a_plot_are_different_and_in_their_places(last: int) -> None:
+    drawn = parsed(curves.plot("Loss", [Line("x", "smooth", [(1, 1.0), (last, 2.0)])], last))
+    below = next(e for e in drawn.iter("div") if e.attrib.get("class") == "x-labels")
+    steps = [int(span.text or "") for span in below]
+    assert len(set(steps)) == len(steps) and (steps[0], steps[-1]) == (0, last)
+    assert all(abs(step - last * i / (len(steps) - 1)) <= 0.5 for i, step in enumerate(steps))
+
+
 def test_a_plot_without_points_is_nothing() -> None:
     assert curves.plot("Loss", [Line("each step", "raw", [])], 100) == ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 
@@ -15,7 +16,9 @@ from sdtrainer.job import last_word
 from sdtrainer.section import UserError
 from sdtrainer.ui.access import Access
 from sdtrainer.ui.desk import Desk
+from sdtrainer.ui.header import run_words
 from sdtrainer.ui.runs import UNKNOWN, Runs
+from sdtrainer.ui.train import Train
 from sdtrainer.workspace import RunFolder, Workspace, create_run
 
 OUTPUT = "output/robot.safetensors"
@@ -54,6 +57,45 @@ def test_where_a_run_stands_follows_from_its_log(desk: Desk, ending: tuple[Event
     run = run_with(desk, *ending)
     (run.path / OUTPUT).write_bytes(b"weights")
     assert desk.status(run) == status == desk.jobs.status(run, last_word(run))
+
+
+def test_a_run_is_over_when_its_log_says_so_though_its_child_has_not_ended(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But the end of an earlier try does not count for one that was only just resumed."""
+    run = run_with(desk, events.Finished(5, OUTPUT, True))
+    (run.path / OUTPUT).write_bytes(b"weights")
+    began, may_end = threading.Event(), threading.Event()
+    monkeypatch.setattr(desk.jobs, "_drive", lambda order, child: (began.set(), may_end.wait(30)))
+    monkeypatch.setattr(desk.jobs, "_spawn", lambda: None)
+    desk.jobs.resume(run)
+    assert began.wait(30)
+    assert desk.status(run) == "running" and run_words(desk) != "idle"
+    events.append(run.events_file, events.RunStarted(run.name, 5, 10))
+    assert desk.status(run) == "running"
+    events.append(run.events_file, events.Finished(10, OUTPUT, False))
+    assert desk.status(run) == "finished" and run_words(desk) == "idle"
+    may_end.set()
+
+
+def test_the_header_says_what_else_was_asked_for(desk: Desk) -> None:
+    may_end = threading.Event()
+    desk.errands.begin("measure", lambda hand, tell: may_end.wait(30), needs_card=True)
+    assert run_words(desk) == "measuring"
+    may_end.set()
+
+
+def test_after_a_run_the_train_tab_leads_on(desk: Desk) -> None:
+    with gr.Blocks():
+        train = Train(desk)
+        train.build()
+    shown = train.show(run_with(desk, stepped(1.0)))  # nobody trains it: it was interrupted
+    assert shown[train.afterwards]["visible"] and not shown[train.attempt]["visible"]
+    run = run_with(desk, events.Finished(10, OUTPUT, False))
+    (run.path / OUTPUT).write_bytes(b"weights")
+    shown = train.show(run)
+    assert shown[train.attempt]["visible"] and not shown[train.steering]["visible"]
+    assert train.show(None)[train.steering]["visible"]
 
 
 def test_a_finished_run_without_its_file_has_failed(desk: Desk) -> None:

@@ -14,7 +14,7 @@ from sdtrainer.config import Config, knobs
 from sdtrainer.hardware import CPU_ONLY, Machine, imagined
 from sdtrainer.section import UserError, override
 from sdtrainer.ui import panel, words
-from sdtrainer.ui.form import Form, merged, shape
+from sdtrainer.ui.form import Form, help_of, merged, shape
 from sdtrainer.ui.method import AUTOS
 
 SECTIONS = tuple(Config.model_fields)
@@ -40,7 +40,7 @@ def held(form: Form, values: dict[str, Any]) -> dict[Any, Any]:
 def test_every_setting_has_one_component_with_its_title_and_help(form: Form) -> None:
     assert len(form.fields) == len(knobs()) > 60
     for field in form.fields.values():
-        assert field.widget.label.startswith(field.knob.title) and field.widget.info == field.knob.help
+        assert field.widget.label.startswith(field.knob.title) and field.widget.info == help_of(field.knob)
 
 
 def test_a_config_goes_through_the_form_unchanged(form: Form) -> None:

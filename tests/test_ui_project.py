@@ -51,6 +51,34 @@ def test_a_preset_leaves_a_persons_own_base_model_alone(workspace: Workspace) ->
             assert values["base"]["path"] == (path if keeps else named), (preset.name, path)
 
 
+def test_with_own_pictures_the_starters_name_prompts_and_validation_go(workspace: Workspace) -> None:
+    project = Project(workspace)
+    project.lay({"data.folder": "/pictures/my cat (2)"}, "lora", "page")
+    values = project.values
+    assert values["run"]["name"] == "my cat -2"
+    assert values["sample"]["prompts"] == [] and values["data"]["validation_folder"] == ""
+    project.lay({"data.folder": "/pictures/dog"}, "lora", "page")
+    assert project.values["run"]["name"] == "my cat -2"
+
+
+def test_with_own_pictures_what_a_person_wrote_stays(workspace: Workspace) -> None:
+    project = Project(workspace)
+    own = {"run.name": "mine", "sample.prompts": ["a cat"], "data.validation_folder": "/pictures/held out"}
+    project.lay(own, "lora", "page")
+    project.lay({"data.folder": "/pictures/cat"}, "lora", "page")
+    kept = configs.flatten(project.values)
+    assert {path: kept[path] for path in own} == own
+
+
+@pytest.mark.parametrize(
+    "folder", ["/", "...", "/p/~~", "/p/" + "x" * 300, "C:\\cats", "/p/猫 と 犬.d", "_a"]
+)
+def test_any_folder_gives_a_run_a_name_that_can_be_one(workspace: Workspace, folder: str) -> None:
+    project = Project(workspace)
+    project.lay({"data.folder": folder}, "lora", "page")
+    assert configs.build(project.values).run.name not in ("", "zib-robot")
+
+
 def test_an_unreadable_draft_is_set_aside(workspace: Workspace) -> None:
     workspace.root.mkdir(parents=True)
     (workspace.root / "draft.toml").write_text("this is = = no toml")

@@ -78,13 +78,28 @@ def test_a_loss_that_is_no_number_is_left_out() -> None:
 
 def test_sentences_say_what_how_long_and_what_next() -> None:
     run = grown(STARTED, TRAINING, stepped(25, [1.0] * 25, left=180.0))
-    assert sentence(run) == "Training: step 25 of 100. About 3 min left. The loss is level."
+    assert sentence(run) == "Training: step 25 of 100. About 3 min left."
     assert "Paused at step 25" in sentence(reduce(run, events.Paused(25)))
     assert "output/robot.safetensors" in sentence(
         reduce(run, events.Finished(100, "output/robot.safetensors", False))
     )
     assert sentence(reduce(run, events.Failed("It broke.", "Mend it."))) == "It broke. Mend it."
     assert "Resume" in sentence(reduce(run, events.Suspended(25)))
+
+
+def test_the_loss_is_judged_once_it_has_settled() -> None:
+    """A first step of little noise, as often drawn, is no sign of a rising loss."""
+    few = grown(STARTED, TRAINING, stepped(25, [0.03] + [0.2] * 24))
+    assert "loss" not in sentence(few)
+    for later, said in ((0.2, "level"), (0.1, "falling"), (0.5, "rising")):
+        many = grown(STARTED, TRAINING, stepped(150, [0.03] + [0.2] * 49 + [later] * 100, total=200))
+        assert f"The loss is {said}" in sentence(many)
+
+
+def test_what_happens_between_steps_is_said_and_over_when_it_is() -> None:
+    run = grown(STARTED, TRAINING, stepped(25, [1.0] * 25), events.Looking(25, "Drawing picture 1 of 2."))
+    assert sentence(run) == "Step 25 of 100. Drawing picture 1 of 2."
+    assert sentence(reduce(run, events.Looking(25, ""))).startswith("Training: step 25 of 100.")
 
 
 def test_the_log_is_bounded() -> None:

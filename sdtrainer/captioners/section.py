@@ -41,7 +41,9 @@ class Settings(Section):
     character_threshold: float = knob(
         0.85, "Least certainty of characters", "The same for the names of known characters.", gt=0, lt=1
     )
-    blacklist: list[str] = knob([], "Tags to leave out", "One in each line, such as: solo.", lines=3)
+    blacklist: list[str] = knob(
+        [], "Tags to leave out", "Tags that are never written, such as: solo.", lines=3
+    )
     underscores: bool = knob(
         False, "Keep underscores", "Write long_hair rather than long hair. Most models know both."
     )
@@ -63,9 +65,7 @@ class Settings(Section):
         "not repeated.",
         level="basic",
     )  # fmt: skip
-    pictures: list[str] = knob(
-        [], "Only these pictures", "Paths inside the folder, one in each line. Empty: all.", lines=3
-    )
+    pictures: list[str] = knob([], "Only these pictures", "Paths inside the folder. Empty: all.", lines=3)
     dry_run: bool = knob(False, "Only try", "Show the captions and keep none of them.")
     write_files: bool = knob(
         False, "Write text files",
@@ -75,7 +75,7 @@ class Settings(Section):
         "", "Other model",
         "A folder on this machine, or an id of the Hugging Face hub, of the same kind of model. Empty: the "
         "usual one.",
-        is_path=True,
+        is_path=True, is_hub_id=True,
     )  # fmt: skip
     precision: Literal["auto", As] = knob(
         "auto", "Precision",

@@ -54,8 +54,8 @@ class DataSection(Section):
     templates: list[str] = knob(
         [],
         "Caption templates",
-        "Sentences around what is taught, one per line, drawn at random: [trigger] stands for the trigger"
-        " word, [caption] for the image's own caption, a line subject or style for a built-in list; empty"
+        "Sentences around what is taught, drawn at random: [trigger] stands for the trigger"
+        " word, [caption] for the image's own caption, subject or style alone for a built-in list; empty"
         " leaves captions as they are.",
         lines=3,
     )

@@ -21,6 +21,7 @@ class BaseSection(Section):
         ".safetensors file of a whole model, or a hub id such as owner/name.",
         level="basic",
         is_path=True,
+        is_hub_id=True,
     )
     family: Literal["auto", "sd1", "sd2", "sdxl", "sd3"] = knob(
         "auto",

@@ -68,15 +68,15 @@ class FullSection(Section):
     own_layers: list[str] = knob(
         [],
         "Own list of weights",
-        "Patterns of layer or weight names, one per line, for 'own list': '*' stands for any text, as in "
-        "*attn2.to_k or *norm*.weight. Names beginning with text_encoder. choose from the text encoder.",
+        "Patterns of layer or weight names for 'own list': '*' stands for any text, as in *attn2.to_k or "
+        "*norm*.weight. Names beginning with text_encoder. choose from the text encoder.",
         lines=3,
     )
     blocks: list[str] = knob(
         ["down", "mid", "up"],
         "Blocks to train",
-        "Only weights inside these blocks of the denoiser are trained, one per line: down, mid, up, or a "
-        "single one such as up.1. The way down and the middle shape the composition, the way up colours and "
+        "Only weights inside these blocks of the denoiser are trained: down, mid, up, or a single one "
+        "such as up.1. The way down and the middle shape the composition, the way up colours and "
         "surfaces. Weights outside of all blocks stay chosen.",
         lines=3,
     )

@@ -74,15 +74,15 @@ class AdapterSection(Section):
     own_targets: list[str] = knob(
         [],
         "Own list of layers",
-        "Patterns of layer names, one per line, for 'own list': '*' stands for any text, as in "
-        "*attn2.to_k. Names beginning with text_encoder. choose layers of the text encoder.",
+        "Patterns of layer names for 'own list': '*' stands for any text, as in *attn2.to_k. Names "
+        "beginning with text_encoder. choose layers of the text encoder.",
         lines=3,
     )
     blocks: list[str] = knob(
         ["down", "mid", "up"],
         "Blocks to train",
-        "Only layers inside these blocks of the denoiser get an adapter, one per line: down, mid, up, or a "
-        "single one such as up.1. The way down and the middle shape the composition, the way up colours and "
+        "Only layers inside these blocks of the denoiser get an adapter: down, mid, up, or a single one "
+        "such as up.1. The way down and the middle shape the composition, the way up colours and "
         "surfaces. Layers outside of all blocks stay chosen.",
         lines=3,
     )

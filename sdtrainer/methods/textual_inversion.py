@@ -32,7 +32,7 @@ class TextualInversionSection(Section):
     tokens: list[str] = knob(
         ["<mine>"],
         "New words",
-        "The words that will call up what you teach, one per line. Invent words such as <mine>: one that the "
+        "The words that will call up what you teach. Invent words such as <mine>: one that the "
         "model knows is refused. While no trigger word is given, the first one is it.",
         level="basic",
         lines=2,
@@ -49,7 +49,7 @@ class TextualInversionSection(Section):
     init: list[str] = knob(
         ["*"],
         "Begin from",
-        "Text that comes near what you teach, such as 'cat': its words are spread over the vectors. One line "
+        "Text that comes near what you teach, such as 'cat': its words are spread over the vectors. One text "
         "for all new words, or one for each. 'random words' begins from words drawn by chance, 'random' from "
         "numbers. A good beginning saves half the steps.",
         level="basic",

@@ -39,7 +39,7 @@ class Settings(Section):
     what: list[str] = knob(
         [],
         "Adapters",
-        "LoRA files, embeddings, hypernetworks or run folders, one per line, each at full strength or at one "
+        "LoRA files, embeddings, hypernetworks or run folders, each at full strength or at one "
         "given after a colon, as in my-cat.safetensors:0.8. None: the base model alone.",
         level="basic",
         is_path=True,
@@ -52,10 +52,9 @@ class Settings(Section):
         "first adapter names.",
         level="basic",
         is_path=True,
+        is_hub_id=True,
     )
-    prompt: list[str] = knob(
-        [], "Prompts", "What to draw, one picture for each line.", level="basic", lines=3
-    )
+    prompt: list[str] = knob([], "Prompts", "What to draw, one picture for each.", level="basic", lines=3)
     negative: str = knob("", "Negative prompt", "What the pictures should not show.", level="basic", lines=2)
     strength: list[float] = knob(
         [1.0],
@@ -148,7 +147,7 @@ def split(text: str) -> tuple[str, float]:
 
 def _task(settings: Settings) -> _Task:
     if not [prompt for prompt in settings.prompt if prompt.strip()]:
-        raise UserError("Prompts: there is none.", "Write what to draw, a picture for each line.", "prompt")
+        raise UserError("Prompts: there is none.", "Write what to draw.", "prompt")
     if not settings.strength:
         raise UserError("Strengths: there is none.", "Write 1, or several such as 0, 0.5, 1.", "strength")
     worn = tuple(_worn(text) for text in settings.what)

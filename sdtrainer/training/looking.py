@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import files, optim
-from ..events import Event, Said, Sampled, Validated
+from ..events import Event, Looking, Said, Sampled, Validated
 from ..plan import Plan
 from ..sample import Request
 from .setup import Training, bring_only, move_to
@@ -24,12 +24,16 @@ if TYPE_CHECKING:
 def look(training: Training, step: int, is_sampling: bool, is_validating: bool = True) -> Iterator[Event]:
     """Validate and draw, with the weights that an export would have."""
     plan = training.plan
+    wanted = requests(plan) if is_sampling and training.is_main else []
     if is_validating and training.held_out is not None:
+        yield Looking(step, "Measuring the loss on the validation images.")
         yield _validate(training, step)
-    if is_sampling and training.is_main and plan.config.sample.prompts:
-        for index, request in enumerate(requests(plan)):
-            yield _draw(training, step, index, request)
+    for index, request in enumerate(wanted):
+        yield Looking(step, f"Drawing picture {index + 1} of {len(wanted)}.")
+        yield _draw(training, step, index, request)
+    if wanted:
         first_that_fits(*[partial(move_to, training.parts, plan, "train")] * 2)
+    yield Looking(step, "")
 
 
 def _validate(training: Training, step: int) -> Event:

@@ -21,6 +21,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 
 from ..config import Config, flatten, knobs
 from ..families import STARTER
+from ..families.remote import is_id
 from ..section import Knob, Section, UserError, fields
 from ..workspace import Workspace
 
@@ -100,10 +101,10 @@ class Access:
             for path in value if isinstance(value, list) else [value]:
                 if not knob.is_path or path is None or path in SHIPPED:
                     continue
-                if not self.workspace.contains(path):
+                if not (self.workspace.contains(path) or (knob.is_hub_id and is_id(path))):
                     raise UserError(
                         f"{knob.title}: '{path}' lies outside the workspace, and this page is shared.",
-                        f"Choose a folder inside {self.workspace.root}, upload the files, or stop sharing.",
+                        f"Choose a place inside {self.workspace.root}, upload the files, or stop sharing.",
                         knob.path,
                     )
 

@@ -59,7 +59,8 @@ def plot(title: str, lines: Sequence[Line], last_step: int) -> str:
     box = f"0 0 {WIDTH} {HEIGHT}"
     svg = tag("svg", rules + drawn, viewBox=box, preserveAspectRatio="none", aria_hidden="true")
     labels = "".join(tag("span", f"{t:g}", style=f"top:{100 * y(t) / HEIGHT:.1f}%") for t in ticks)
-    steps = "".join(tag("span", f"{round(right * i / TICKS):,}") for i in range(TICKS + 1))
+    parts = next((n for n in range(TICKS, 1, -1) if right % n == 0), 1) if right < 2 * TICKS else TICKS
+    steps = "".join(tag("span", f"{round(right * i / parts):,}") for i in range(parts + 1))
     last = ", ".join(f"{line.name} {line.points[-1][1]:.4g}" for line in lines)
     keys = tag("ul", "".join(_key(line) for line in lines), "keys")
     head = tag("h3", safe(title)) + keys + tag("span", "", "readout")

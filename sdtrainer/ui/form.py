@@ -147,7 +147,7 @@ class Form:
         """Put a note behind the help of each of these settings, or take it away again."""
         fields = {path: self.field(path, kind) for path in paths}
         return {
-            field.widget: gr.update(info=f"{field.knob.help} {notes.get(path, '')}".strip())
+            field.widget: gr.update(info=f"{help_of(field.knob)} {notes.get(path, '')}".strip())
             for path, field in fields.items()
             if field
         }
@@ -160,7 +160,7 @@ class Form:
         """Turn the field of `path` red with the sentence under it, and the field `marked` before back."""
         updates: Updates = {}
         if before := self.field(marked, kind):
-            updates[before.widget] = gr.update(info=before.knob.help, elem_classes=[])
+            updates[before.widget] = gr.update(info=help_of(before.knob), elem_classes=[])
         if wrong := self.field(path, kind):
             updates[wrong.widget] = gr.update(info=sentence, elem_classes=["wrong"])
         return updates
@@ -213,10 +213,15 @@ def label_of(knob: Knob) -> str:
     return f"{knob.title} ({knob.unit})" if knob.unit else knob.title
 
 
+def help_of(knob: Knob) -> str:
+    """Return what a field says of its setting."""
+    return f"{knob.help} One per line." if shape(knob) == "lines" else knob.help
+
+
 def _widget(knob: Knob, looks: dict[str, Any]) -> Component:
     words: dict[str, Any] = {
         "label": label_of(knob),
-        "info": knob.help,
+        "info": help_of(knob),
         "value": knob.default,
         "min_width": 210,
         "elem_id": "-".join(filter(None, ("knob", *knob.key))),

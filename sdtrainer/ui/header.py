@@ -44,15 +44,18 @@ def chips(card: str, run: str) -> str:
 
 
 def run_words(desk: Desk) -> str:
-    """Say "idle", "training 43 %, 3 min left", "starting", and how many wait."""
+    """Say "idle", "training 43 %, 3 min left", "starting", "measuring", and how many wait."""
     jobs = desk.jobs.state()
     waiting = f"{len(jobs.waiting)} waiting" if jobs.waiting else ""
     if jobs.current is None:
+        return waiting or _errand_words(desk) or "idle"
+    run = desk.run(jobs.current)
+    view = desk.view(run)
+    if desk.status(run) not in ("running", "paused"):
         return waiting or "idle"
-    view = desk.view(desk.run(jobs.current))
     if view.state == "paused":
         doing = f"paused at {100 * part_done(view):.0f} %"
-    elif view.phase == "train":
+    elif view.phase in ("train", "look"):
         left = f" · {words.duration(view.seconds_left)} left" if view.seconds_left is not None else ""
         doing = f"training {100 * part_done(view):.0f} %{left}"
     else:
@@ -60,10 +63,28 @@ def run_words(desk: Desk) -> str:
     return " · ".join(filter(None, (doing, waiting)))
 
 
+def _errand_words(desk: Desk) -> str:
+    return next((_ERRANDS[kind] for kind in list(desk.errands.doing) if kind in _ERRANDS), "")
+
+
+_ERRANDS = {
+    "measure": "measuring",
+    "compare": "comparing settings",
+    "caption": "captioning",
+    "mask": "masking",
+    "import": "importing",
+    "export": "exporting",
+    "sample": "drawing",
+    "merge": "merging",
+    "mix": "mixing",
+    "resize": "resizing",
+    "convert": "converting",
+    "extract": "extracting",
+}
+"""What a person asked for, beside training. The rest is done in passing."""
 _DOING = {
     "load": "loading",
     "prior": "drawing class images",
     "cache": "preparing",
-    "sample": "drawing",
     "export": "exporting",
 }

@@ -7,7 +7,7 @@ gradio's text fields tell of pressed letters only (6.31); pasting and deleting a
 from .words import tag
 
 KEYS = (
-    ("1 - 6", "Go to a tab"),
+    ("1 - 7", "Go to a tab"),
     ("Click", "Pictures: look at one large; with Ctrl select it, with Shift all up to it"),
     ("Left, right", "Large picture: the one before, the next one"),
     ("x", "Large class image: select it"),

@@ -138,7 +138,10 @@ class Page:
         self.gallery.wire()
         self.runs.wire(filled, opened)
         self.tools.wire(filled)
-        on(self.runs.attempt.click, self._try, (), [self.tabs, *self.gallery.shown_by_trying])
+        drawn_with = [self.tabs, *self.gallery.shown_by_trying]
+        on(self.runs.attempt.click, lambda g: self._try(self.runs.chosen[g.session]), (), drawn_with)
+        on(self.train.attempt.click, lambda g: self._try(self._newest()), (), drawn_with)
+        on(self.train.open.click, self._open_run, (), [self.tabs, *self.runs.shows])
         everything = [
             self.timer,
             self.veil,
@@ -182,8 +185,10 @@ class Page:
         """A person changed a setting: keep it, and show what follows from it."""
         if not given[self.seen]:  # not filled yet: what the form holds is nobody's wish
             return {}
+        before = self.desk.project.values["data"]["folder"]
         is_new = self._take(given)
-        if self.held.is_behind(given.session, self._number(given)):
+        is_elsewhere = self.desk.project.values["data"]["folder"] != before  # more may follow from that
+        if is_elsewhere or self.held.is_behind(given.session, self._number(given)):
             return self._fill(given)
         return self._show(given) if is_new else {}
 
@@ -242,10 +247,17 @@ class Page:
             gr.Info(f"{run.name} is in the queue.", duration=4)
         return {self.tabs: gr.update(selected="train")}
 
-    def _try(self, given: Given) -> dict[Any, Any]:
-        """Show the place to draw with the result of the run whose details are open."""
-        run = self.desk.run(self.runs.chosen[given.session])
-        return {self.tabs: gr.update(selected="gallery")} | self.gallery.open_trying(run)
+    def _try(self, name: str) -> dict[Any, Any]:
+        """Show the place to draw, with the result of this run."""
+        return {self.tabs: gr.update(selected="gallery")} | self.gallery.open_trying(self.desk.run(name))
+
+    def _open_run(self, given: Given) -> dict[Any, Any]:
+        """Show the newest run's files, and what else can be done with it."""
+        return {self.tabs: gr.update(selected="runs")} | self.runs.open(given.session, self._newest())
+
+    def _newest(self) -> str:
+        run = self.desk.newest()
+        return run.name if run else ""
 
     def _fix(self, given: Given) -> dict[Any, Any]:
         """Answer a piece of advice, or show the tab that does."""

@@ -75,7 +75,7 @@ def _plan(outlook: Outlook, costs: Costs) -> str:
             f"{words.count(plan.num_images, 'image')}"
             + (f" x {showings:.3g} repeats" if showings != 1 else ""),
         ),
-        ("Length", f"{words.count(plan.total_steps, 'step')}, {plan.epochs:.3g} epochs"),
+        ("Length", f"{words.count(plan.total_steps, 'step')}, {_epochs(plan.epochs)}"),
         ("Size", ", ".join(f"{r}" for r in plan.resolutions) + f" px, {plan.batch_size} per step"),
         ("Model", plan.facts.title),
         ("Method", method_of(plan.config.method.kind).title),
@@ -91,6 +91,11 @@ def _plan(outlook: Outlook, costs: Costs) -> str:
     rows.append(("Makes", ", ".join(output_names(plan)) + size))
     body = "".join(tag("dt", words.safe(k)) + tag("dd", words.safe(v)) for k, v in rows)
     return tag("h2", "Plan") + tag("dl", body)
+
+
+def _epochs(number: float) -> str:
+    shown = f"{number:.3g}"
+    return f"{shown} epoch{'' if shown == '1' else 's'}"
 
 
 def _rates(plan: Plan) -> str:

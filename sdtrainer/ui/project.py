@@ -5,9 +5,11 @@ Owns the draft and its preset. The values are raw: they may not yet make a valid
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import tomlkit
@@ -15,6 +17,7 @@ import tomlkit
 from .. import config as configs
 from .. import files, presets
 from ..config import Config
+from ..families import STARTER
 from ..presets import Preset
 from ..section import UserError, override
 from ..workspace import Workspace
@@ -79,11 +82,13 @@ class Project:
     def lay(self, changes: Mapping[str, Any], kind: str, author: str) -> bool:
         """Lay a person's changes, {dotted path: value}, over the settings; returns whether they change any.
 
-        `kind` is the method of the form that they were made in: another method's fields are not meant.
+        `kind` is the method of the form that they were made in: another method's fields are not meant. With
+        pictures of one's own, what the starter said of its pictures goes.
         """
         is_other = METHOD not in changes and self.values.get("method", {}).get("kind", kind) != kind
         meant = {p: v for p, v in changes.items() if not (is_other and p.startswith("method."))}
-        return self.change(override(self.values, meant), author)
+        laid = override(self.values, meant)
+        return self.change(override(laid, _outgrown(self.values, laid)), author)
 
     def chosen(self) -> Preset | None:
         return next((p for p in self.known if p.name == self.preset), None)
@@ -129,6 +134,19 @@ def from_preset(values: Mapping[str, Any], preset: Preset, known: Sequence[Prese
     base, named = own.get(BASE), {p.values.get("base", {}).get("path") for p in known}
     keeps = base and known and base not in named and preset.name != STARTER_PRESET
     return override(made, {BASE: base}) if keeps else made
+
+
+def _outgrown(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what takes the place of the starter's name, prompts and validation images where its pictures
+    were left for others; what a person wrote there stays.
+    """
+    old, new = (str(values.get("data", {}).get("folder", "")) for values in (before, after))
+    if old != STARTER or new in ("", STARTER):
+        return {}
+    name = re.sub(r"[^\w .-]+", "-", Path(new).name).strip(" .-_")[:80]
+    fresh = {"run.name": name or "my-lora", "sample.prompts": [], "data.validation_folder": ""}
+    starters, now = configs.flatten(presets.preset(STARTER_PRESET).values), configs.flatten(after)
+    return {path: value for path, value in fresh.items() if now.get(path) == starters[path]}
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:

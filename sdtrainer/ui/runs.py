@@ -146,8 +146,12 @@ class Runs:
         return picture(str(file), "")
 
     def _choose(self, given: Given) -> dict[Any, Any]:
-        self.chosen[given.session] = given.clicked.get("run", "")
-        return self.show(given.session)
+        return self.open(given.session, given.clicked.get("run", ""))
+
+    def open(self, session: str, name: str) -> dict[Any, Any]:
+        """Show the details of this run."""
+        self.chosen[session] = name
+        return self.show(session)
 
     def _turn(self, given: Given, pages: int) -> dict[Any, Any]:
         self.page[given.session] += pages

@@ -1,4 +1,4 @@
-"""The Train tab: what a run is doing, how long still, whether it is healthy, and how to stop it."""
+"""The Train tab: what a run is doing, how long still, whether it is healthy, how to stop it, what then."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import gradio as gr
 
 from ..section import UserError
 from ..workspace import RunFolder
-from . import curves, pictures, words
+from . import curves, downloads, pictures, words
 from .curves import Line
 from .desk import Desk
 from .listen import Given
@@ -45,15 +45,19 @@ class Train:
 
     def build(self) -> None:
         self.state = gr.HTML(_empty(), elem_id="run-state")
-        with gr.Row(elem_classes="controls") as self.controls:
-            self.pause = gr.Button("Pause", interactive=False, min_width=110, elem_id="pause")
-            self.stop = gr.Button("Stop and keep", interactive=False, min_width=130, elem_id="stop")
-            self.sample = gr.Button(
-                "Draw pictures now", interactive=False, min_width=150, elem_id="sample-now"
-            )
-            self.save = gr.Button(
-                "Save a checkpoint now", interactive=False, min_width=170, elem_id="save-now"
-            )
+        with gr.Column(min_width=0) as self.controls:
+            with gr.Row(elem_classes="controls") as self.steering:
+                self.pause = gr.Button("Pause", interactive=False, min_width=110, elem_id="pause")
+                self.stop = gr.Button("Stop and keep", interactive=False, min_width=130, elem_id="stop")
+                self.sample = gr.Button(
+                    "Draw pictures now", interactive=False, min_width=150, elem_id="sample-now"
+                )
+                self.save = gr.Button(
+                    "Save a checkpoint now", interactive=False, min_width=170, elem_id="save-now"
+                )
+            with gr.Row(elem_classes="controls", visible=False) as self.afterwards:
+                self.attempt = gr.Button("Try it", variant="primary", min_width=110, elem_id="try-newest")
+                self.open = gr.Button("Files, resume, train longer", min_width=220, elem_id="open-newest")
         self.loss = gr.HTML(js_on_load=curves.HOVER, elem_id="loss-plot")
         self.samples = gr.Gallery(
             label="Newest pictures",
@@ -72,7 +76,8 @@ class Train:
 
     @property
     def buttons(self) -> list[Any]:
-        return [self.pause, self.stop, self.sample, self.save]
+        steering = [self.steering, self.pause, self.stop, self.sample, self.save]
+        return [*steering, self.afterwards, self.attempt]
 
     @property
     def shows(self) -> list[Any]:
@@ -88,9 +93,10 @@ class Train:
     def show(self, run: RunFolder | None) -> dict[Any, Any]:
         """Show where a run stands, with its curves."""
         if run is None:
-            return {self.state: _empty()} | self._buttons("")
+            return {self.state: _empty()} | self._buttons("", False)
         view, status = self.desk.view(run), self.desk.status(run)
-        return self.show_state(run) | self._plots(view) | self._buttons(status)
+        buttons = self._buttons(status, bool(downloads.offered(run)))
+        return self.show_state(run) | self._plots(view) | buttons
 
     def show_pictures(self, run: RunFolder | None) -> dict[Any, Any]:
         return {self.samples: self._samples(run, self.desk.view(run)) if run else gr.update(visible=False)}
@@ -102,9 +108,13 @@ class Train:
         view, status = self.desk.view(run), self.desk.status(run)
         return {self.state: _state(run, view, status)}
 
-    def _buttons(self, status: str) -> dict[Any, Any]:
+    def _buttons(self, status: str, has_result: bool) -> dict[Any, Any]:
         is_live, is_paused = status in ("running", "paused"), status == "paused"
+        is_over = status not in ("", "waiting", *LIVE)
         return {
+            self.steering: gr.update(visible=not is_over),
+            self.afterwards: gr.update(visible=is_over),
+            self.attempt: gr.update(visible=has_result),
             self.pause: gr.update(value="Go on" if is_paused else "Pause", interactive=is_live),
             self.stop: gr.update(interactive=is_live),
             self.sample: gr.update(interactive=is_live and not is_paused),

@@ -13,6 +13,8 @@ from . import words
 MAX_POINTS = 500
 LOG_LINES = 400
 SMOOTHING = 0.97
+SETTLED_POINTS = 30
+"""From here on the smoothed loss says more of the learning than of the noise that single steps drew."""
 
 State = Literal["new", "running", "paused", "finished", "stopped", "suspended", "failed"]
 
@@ -124,7 +126,7 @@ def reduce(view: RunView, event: Event) -> RunView:
 
 def sentence(view: RunView) -> str:
     """Say in plain language what the run is doing or how it ended."""
-    left = f" About {words.duration(view.seconds_left)} left." if view.seconds_left is not None else ""
+    left = f" About {words.duration(view.seconds_left)} left." if (view.seconds_left or 0) >= 1 else ""
     match view.state:
         case "new":
             return "The trainer is starting."
@@ -140,6 +142,8 @@ def sentence(view: RunView) -> str:
             return f"Saved at step {view.step:,} of {view.total:,}. Resume it under Runs."
         case "failed":
             return f"{view.problem} {view.hint}".strip()
+    if view.phase == "look":
+        return f"Step {view.step:,} of {view.total:,}. {view.doing}"
     if view.phase == "train":
         return f"Training: step {view.step:,} of {view.total:,}.{left}{_health(view)}"
     progress = f" {view.done:,} of {view.of:,} {view.unit}." if view.of else ""
@@ -153,9 +157,9 @@ def part_done(view: RunView) -> float:
 
 def _health(view: RunView) -> str:
     points = view.smooth.points
-    if len(points) < 20:
+    if len(points) < 2 * SETTLED_POINTS:
         return ""
-    first, last = points[len(points) // 10][1], points[-1][1]
+    first, last = points[max(len(points) // 10, SETTLED_POINTS)][1], points[-1][1]
     if last < 0.97 * first:
         return " The loss is falling."
     return (
@@ -208,6 +212,11 @@ def _stepped(view: RunView, e: events.Stepped) -> None:
         view.smooth.add(step, view._smoothed)
     for name, lr in e.lr.items():
         view.lr.setdefault(name, Curve()).add(e.step, lr)
+
+
+def _looking(view: RunView, e: events.Looking) -> None:
+    view.state, view.doing, view.phase = "running", e.what, "look" if e.what else "train"
+    view.step, view.of = e.step, 0
 
 
 def _validated(view: RunView, e: events.Validated) -> None:
@@ -271,6 +280,7 @@ _TAKE = {
     events.PhaseBegan: _phase_began,
     events.Progress: _progress,
     events.Stepped: _stepped,
+    events.Looking: _looking,
     events.Validated: _validated,
     events.Sampled: _sampled,
     events.Saved: _saved,

@@ -14,7 +14,7 @@ from ...chores import Answer
 from ...exchange.archives import WANTED
 from ...exchange.bringing import UPLOADED
 from ...exchange.pieces import free
-from ...section import UserError, override
+from ...section import UserError
 from .. import words
 from ..chore import ChoreCard
 from ..desk import Desk
@@ -147,8 +147,7 @@ class Exchange:
         return {self.use: gr.update(visible=False)}
 
     def _train_on(self, folder: Path) -> None:
-        project = self.desk.project
-        project.change(override(project.values, {"data.folder": str(folder)}), "import")
+        self.desk.project.lay({"data.folder": str(folder)}, "", "import")
         self.desk.look_again()
 
     def _folder(self) -> str:

@@ -13,7 +13,7 @@ from ...data.census import Census
 from ...data.images import EXTENSIONS
 from ...doctor import report as doctor
 from ...doctor.report import Report
-from ...section import UserError, override
+from ...section import UserError
 from .. import words
 from ..desk import Desk
 from ..form import Form
@@ -74,8 +74,7 @@ class Source:
         for file in taken:
             shutil.copyfile(file, folder / file.name)
         self.desk.look_again()
-        project = self.desk.project
-        project.change(override(project.values, {"data.folder": str(folder)}), given.session)
+        self.desk.project.lay({"data.folder": str(folder)}, "", given.session)
         return {self.folder: str(folder), self.upload: None}
 
 
