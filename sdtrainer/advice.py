@@ -9,11 +9,14 @@ from . import diffusion, optim
 from .data import captions, prior
 from .data.census import Census
 from .families import STARTER
+from .methods import method_of
 from .plan import Advice, Plan
 from .seams import DENOISER, T5, Facts
 
 PROMPTS = 3
 """How many captions are offered as prompts: enough to see more than one thing, and soon drawn."""
+FAR = 50
+"""Times the usual learning rate: no preset and no measured run comes near."""
 _FEW_STEPS = re.compile(
     r"((?<![a-z])(lcm|turbo|lightning|hyper[-_]?sd|dmd2?)|LCM|Turbo|Lightning|Hyper[-_]?SD|DMD2?)(?![a-z])"
 )
@@ -26,6 +29,7 @@ def advise(plan: Plan, census: Census) -> tuple[Advice, ...]:
     config = plan.config
     found = [Advice(text) for text in optim.warnings(optim.find(plan.optimizer), config.optim)]
     found += [Advice(text) for text in diffusion.warnings(config.noise, plan.facts.prediction_type)]
+    found += _rate_advice(plan)
     found += _prior_advice(plan, census)
     if _is_distilled(plan.facts):
         told = f"By its name or settings {Path(plan.facts.path).name} is made to draw in a few steps (Turbo, "
@@ -79,6 +83,17 @@ def _is_distilled(facts: Facts) -> bool:
     scheduler, denoiser = (facts.config.get(part, {}) for part in ("scheduler", DENOISER))
     is_told = scheduler.get("_class_name") in _FEW_STEP_SCHEDULERS or denoiser.get("time_cond_proj_dim")
     return bool(is_told or _FEW_STEPS.search(Path(facts.path).name))
+
+
+def _rate_advice(plan: Plan) -> list[Advice]:
+    """A learning rate far above the method's own, as after a slip of the finger."""
+    config = plan.config
+    method, row = method_of(config.method.kind), optim.find(plan.optimizer)
+    usual, given = method.lrs[config.run.goal].denoiser, plan.lrs.denoiser
+    if row.fixed_lr is not None or given <= FAR * usual:
+        return []
+    told = f"A learning rate of {given:g} is {given / usual:,.0f} times what suits {method.title}"
+    return [Advice(f"{told} ({usual:g}): it will most likely ruin the pictures.", {"optim.lr": 0})]
 
 
 def _prior_advice(plan: Plan, census: Census) -> list[Advice]:

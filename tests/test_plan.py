@@ -270,6 +270,18 @@ def test_advice_offers_a_way_out(trainer: Trainer, tmp_path: Path) -> None:
     assert not planned(trainer, sample__prompts=["x"], train__steps="10").advice
 
 
+@pytest.mark.parametrize("method", [{"kind": "lora"}, {"kind": "full"}, {"kind": "textual_inversion"}])
+def test_a_learning_rate_of_ten_is_warned_of_and_can_be_mended(
+    trainer: Trainer, method: dict[str, str]
+) -> None:
+    def ruins(**changes: Any) -> list[Any]:
+        plan = planned(trainer, method=method, **changes)
+        return [a.fix for a in plan.advice if "times what suits" in a.text]
+
+    assert ruins(optim__lr=10) == [{"optim.lr": 0}]
+    assert not ruins() and not ruins(optim__lr=10, optim__name="prodigy")
+
+
 def test_own_pictures_on_the_starter_are_told_what_it_is(trainer: Trainer) -> None:
     assert any("toy" in a.text for a in planned(trainer, base__path="starter", train__resolution=128).advice)
     assert not any("toy" in a.text for a in planned(trainer).advice)

@@ -98,6 +98,21 @@ def test_after_a_run_the_train_tab_leads_on(desk: Desk) -> None:
     assert train.show(None)[train.steering]["visible"]
 
 
+def test_where_to_put_it_names_the_file_that_there_is(desk: Desk) -> None:
+    with gr.Blocks():
+        runs = Runs(desk)
+        runs.build()
+    run = run_with(desk, events.Stepped(5, 10, [0.1], [1.0], {}, 1.0, 1.0, 5, 0))
+    run.plan_file.write_text('{"facts": {"family": "sd"}}')
+    run.output.mkdir(exist_ok=True)
+    for name in ("my-lora-5", "my-lora"):
+        file = run.output / f"{name}.safetensors"
+        file.write_bytes(b"weights")
+        shown = runs.open("page", run.name)[runs.files]
+        assert f"lora:{name}:1" in shown and f"{name}.safetensors&quot;" in shown
+        file.unlink()
+
+
 def test_a_finished_run_without_its_file_has_failed(desk: Desk) -> None:
     assert desk.status(run_with(desk, events.Finished(10, OUTPUT, False))) == "failed"
 

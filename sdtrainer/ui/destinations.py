@@ -24,10 +24,12 @@ _NAME = re.compile(r"(?<=:)name\b|(?<=[\"'])name(?=[.\-])")
 """Where a sentence of the table names the file, as in <lora:name:1> and "name.safetensors"."""
 
 
-def table(config: Config, family: str) -> str:
-    """Say for each format of a run what each program does with its file."""
+def table(config: Config, family: str, name: str = "") -> str:
+    """Say for each format of a run what each program does with its file. `name` is what the run's files are
+    called where that is not the run's own name.
+    """
     method = method_of(config.method.kind)
-    stem = Path(method.outputs(config.method, config.run.name, method.formats[:1])[0]).stem
+    stem = Path(method.outputs(config.method, name or config.run.name, method.formats[:1])[0]).stem
     found = [(layout, readers_of(method.kind, family, layout)) for layout in config.export.formats]
     return "".join(_table(layout, readers, stem, len(found) > 1) for layout, readers in found if readers)
 

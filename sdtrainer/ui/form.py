@@ -237,7 +237,7 @@ def _widget(knob: Knob, looks: dict[str, Any]) -> Component:
         case "whole":
             return gr.Number(precision=0, **words)
         case "number":
-            return gr.Number(step=_step(knob.default), **words)
+            return gr.Number(step=_STEPS.get(knob.name) or _step(knob.default), **words)
         case "lines":
             return gr.Textbox(lines=knob.lines, max_lines=12, **(words | {"value": ""}))
         case "sizes" | "numbers":
@@ -248,6 +248,10 @@ def _widget(knob: Knob, looks: dict[str, Any]) -> Component:
 
 def _update(sent: Any) -> dict[str, Any]:
     return sent if isinstance(sent, dict) and "__type__" in sent else gr.update(value=sent)
+
+
+_STEPS = {"lr": 1e-5, "text_encoder_lr": 1e-5}
+"""Where the default of 0 says nothing of what is usual."""
 
 
 def _step(default: float) -> float:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
+from ..config import Config
 from ..methods import method_of
 from ..workspace import RunFolder
 from . import destinations, downloads, words
@@ -107,7 +108,7 @@ class Runs:
         return {
             self.details: gr.update(visible=True),
             self.title: tag("h3", words.safe(run.name)) + tag("p", _where(run), "quiet"),
-            self.files: _files(run),
+            self.files: _files(run, self.desk.view(run).step),
             self.resume: gr.update(visible=status in ("interrupted", "failed", "stopped")),
             self.attempt: gr.update(visible=bool(downloads.offered(run))),
             self.cancel: gr.update(visible=status == "waiting"),
@@ -190,8 +191,8 @@ def _where(run: RunFolder) -> str:
     return f"Folder: {words.safe(run.path)}"
 
 
-def _files(run: RunFolder) -> str:
-    """Link what other programs load, and say where to put it."""
+def _files(run: RunFolder, step: int) -> str:
+    """Link what other programs load, and say where to put what was exported at this step."""
     found = downloads.offered(run)
     if not found:
         return tag("p", "No file yet.", "quiet")
@@ -201,8 +202,15 @@ def _files(run: RunFolder) -> str:
         for f in found
     ]
     config = run.known_config()
-    where = destinations.table(config, _family(run)) if config else ""
+    where = destinations.table(config, _family(run), _name(run, config, step)) if config else ""
     return tag("ul", words.items(rows), "files") + (tag("h4", "Where to put it") + where if where else "")
+
+
+def _name(run: RunFolder, config: Config, step: int) -> str:
+    """Return what the files are called: with the step, if the run ended elsewhere than planned."""
+    with_step, method = f"{config.run.name}-{step}", method_of(config.method.kind)
+    file = method.outputs(config.method, with_step, config.export.formats[:1])[0]
+    return with_step if (run.output / file).exists() else config.run.name
 
 
 def _family(run: RunFolder) -> str:
