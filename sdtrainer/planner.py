@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from .data.census import Census, split
 from .data.index import index_for
 from .data.items import max_chunks, plan_items
 from .data.overlay import overlay_for
-from .data.scan import scan
+from .data.scan import Told, scan
 from .families import ASSETS, STARTER
 from .hardware import Machine
 from .plan import Plan
@@ -30,6 +31,12 @@ from .section import UserError
 from .workspace import RunFolder, Workspace
 
 STARTER_IMAGES, STARTER_HELD_OUT = ASSETS / "starter-images", ASSETS / "starter-held-out"
+
+
+LOOKED_AT = (
+    "folder", "validation_folder", "validation_split", "caption_from", "masks", "mask_folder",
+)  # fmt: skip
+"""The settings of images on which it depends what is found."""
 
 
 class Found(NamedTuple):
@@ -86,22 +93,25 @@ def decide(
     return Draft(made.facts, census, validation, class_images, made)
 
 
-def look(config: Config, workspace: Workspace) -> Found:
-    """Scan the training images, the validation images if any are held out, and own class images."""
+def look(config: Config, workspace: Workspace, told: Told = lambda done, num: None) -> Found:
+    """Scan the training images, the validation images if any are held out, and own class images. `told` hears
+    how many of a folder are read, of how many.
+    """
+    scanned = partial(_scan, config=config, workspace=workspace, told=told)
     data = config.data
     if not data.folder:
         raise UserError(
             "Images: no folder is chosen.", "Choose the folder with your pictures.", "data.folder"
         )
-    census, validation = _scan(data.folder, config, workspace), None
+    census, validation = scanned(data.folder), None
     if data.validation_folder:
-        validation = _scan(data.validation_folder, config, workspace, "data.validation_folder")
+        validation = scanned(data.validation_folder, setting="data.validation_folder")
     else:
         census, held_out = split(census, data.validation_split)
         validation = held_out if held_out.samples else None
     if not config.prior.folder:
         return Found(census, validation, None)
-    own = _scan(config.prior.folder, config, workspace, "prior.folder")
+    own = scanned(config.prior.folder, setting="prior.folder")
     return Found(census, validation, prior.captioned(own, config.prior))
 
 
@@ -144,10 +154,12 @@ _PLAN = TypeAdapter(Plan)
 _CENSUSES = TypeAdapter(list[Census | None])
 
 
-def _scan(folder: str, config: Config, workspace: Workspace, setting: str = "data.folder") -> Census:
-    path = resolve_images(folder)
+def _scan(
+    folder: str, config: Config, workspace: Workspace, told: Told, setting: str = "data.folder"
+) -> Census:
+    path, home = resolve_images(folder), workspace.root
     try:
-        return scan(path, config.data, overlay_for(workspace.root, path), index_for(workspace.root, path))
+        return scan(path, config.data, overlay_for(home, path), index_for(home, path), told)
     except UserError as error:
         raise UserError(error.what, error.hint, setting) from error
 

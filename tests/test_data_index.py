@@ -6,8 +6,11 @@ import json
 import os
 import random
 import sqlite3
+import threading
 import time
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -17,17 +20,21 @@ from sdtrainer import config as configs
 from sdtrainer import planner
 from sdtrainer.__main__ import main
 from sdtrainer.bench import many_images
+from sdtrainer.config import Config
 from sdtrainer.data import scan as scanning
 from sdtrainer.data import sources
 from sdtrainer.data.images import open_rgb
 from sdtrainer.data.index import Index, Known, index_for
-from sdtrainer.data.scan import scan
+from sdtrainer.data.scan import Told, scan
 from sdtrainer.data.section import DataSection
 from sdtrainer.data.walk import natural_key, walk
 from sdtrainer.hardware import CPU_ONLY
+from sdtrainer.section import UserError, override
 from sdtrainer.ui import outlook
 from sdtrainer.ui.access import Access
-from sdtrainer.ui.outlook import Looker
+from sdtrainer.ui.dataset.source import _found
+from sdtrainer.ui.outlook import Looker, Outlook, Reading
+from sdtrainer.ui.page import _wrong
 from sdtrainer.workspace import Workspace
 
 AUTO = DataSection()
@@ -61,6 +68,69 @@ def test_a_second_reading_opens_only_what_changed(folder: Path, tmp_path: Path, 
     assert sorted(opened) == ["000004.jpg", "000007.txt"]
     assert {s.path: s.caption for s in changed.samples}["0000/000007.png"] == "something else entirely"
     assert (changed.samples[4].width, changed.samples[4].height) == (30, 20)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The SQL that is done."""
+    statements: list[str] = []
+    real = sqlite3.connect
+
+    def connect(*args: Any, **more: Any) -> sqlite3.Connection:
+        base = real(*args, **more)
+        base.set_trace_callback(statements.append)
+        return base
+
+    monkeypatch.setattr("sdtrainer.data.index.sqlite3.connect", connect)
+    return statements
+
+
+def test_the_index_is_asked_once_however_many_folders_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str], asked: list[str]
+) -> None:
+    """Folders within folders, read in between the pictures around them."""
+    monkeypatch.setattr(many_images, "PER_FOLDER", 2)
+    counts = []
+    for num in (6, 40):
+        folder, index = tmp_path / str(num), Index(tmp_path / f"{num}.sqlite")
+        assert list(many_images.write(folder, num))[-1] == num
+        for name in ("0000 a.png", "0001/more/b.png", "0001 c.png"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            Image.new("RGB", (9, 9)).save(folder / name)
+        first = scan(folder, AUTO, None, index)
+        opened.clear(), asked.clear()
+        assert scan(folder, AUTO, None, index) == first and opened == []
+        counts.append(len(asked))
+    assert counts[0] == counts[1] > 0
+
+
+def test_an_image_read_again_holds_few_bytes(folder: Path, tmp_path: Path) -> None:
+    index = Index(tmp_path / "index.sqlite")
+    scan(folder, AUTO, None, index)
+    tracemalloc.start()
+    census = scan(folder, AUTO, None, index)
+    held, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 1000 * len(census.samples) and most < 4000 * len(census.samples)
+
+
+def test_a_reading_that_is_broken_off_goes_on_where_it_was(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str]
+) -> None:
+    monkeypatch.setattr(scanning, "TOLD_EVERY", 20)
+    index, heard = Index(tmp_path / "index.sqlite"), []
+
+    def told(done: int, num: int) -> None:
+        heard.append((done, num))
+        if done == 40:
+            raise UserError("Stop.", "")
+
+    with pytest.raises(UserError, match=r"Stop\."):
+        scan(folder, AUTO, None, index, told)
+    assert heard == [(0, 60), (20, 60), (40, 60)] and len(opened) == 80
+    opened.clear()
+    assert scan(folder, AUTO, None, index) == scan(folder, AUTO)
+    assert len(opened) == 40 + 120
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -161,6 +231,60 @@ def test_a_large_folder_does_not_hold_up_the_page(
     assert looker.look(values, CPU_ONLY).census == seen.census, "the one before, while it is read anew"
     wait_for(lambda: looker.num_answers == 2)
     assert "new words" in {s.caption for s in looker.look(values, CPU_ONLY).census.samples}
+
+
+def test_it_is_said_how_far_the_first_reading_is_and_another_folder_ends_it(
+    workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outlook, "SCAN_WAIT_SECONDS", 0.05)
+    real, goes_on, ended = planner.look, threading.Event(), []
+
+    def look(config: Config, workspace: Workspace, told: Told) -> planner.Found:
+        if config.data.folder != str(folder):
+            return real(config, workspace, told)
+        told(30, 60)
+        goes_on.wait(10)
+        try:
+            told(31, 60)
+        except UserError as error:
+            ended.append(error)
+            raise
+        return real(config, workspace, told)
+
+    monkeypatch.setattr("sdtrainer.ui.outlook.planner.look", look)
+    looker = Looker(workspace, Access(workspace))
+    error = looker.look({"data": {"folder": str(folder)}}, CPU_ONLY).error
+    assert isinstance(error, Reading) and "30 of the 60 pictures" in error.what
+    assert looker.reading == (30, 60) and _wrong(error) == ""
+    assert "Reading" in _found(Outlook({}, error=error), None)
+    other = {"data": {"folder": str(folder / "0000")}}
+    wait_for(lambda: looker.look(other, CPU_ONLY).census is not None)
+    goes_on.set()
+    wait_for(lambda: bool(ended))
+    assert looker.reading is None and looker.look(other, CPU_ONLY).census
+
+
+def test_pictures_are_read_again_for_the_settings_that_matter_alone(
+    workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, looked, real = set(), [], planner.look
+
+    class Watched(DataSection):
+        def __getattribute__(self, name: str) -> Any:
+            read.add(name)
+            return super().__getattribute__(name)
+
+    values = {"base": {"path": "starter"}, "data": {"folder": str(folder)}}
+    config = configs.build(values)
+    real(config.model_copy(update={"data": Watched(**config.data.model_dump())}), workspace)
+    assert read & set(DataSection.model_fields) == set(planner.LOOKED_AT)
+    monkeypatch.setattr(planner, "look", lambda *given: (looked.append(1), real(*given))[1])
+    looker = Looker(workspace, Access(workspace))
+    for changes in ({}, {"data.flip": True}, {"train.seed": 5}, {"data.trigger": "zib"}):
+        assert looker.look(override(values, changes), CPU_ONLY).census
+    assert len(looked) == 1
+    looker.look(override(values, {"data.caption_from": "none"}), CPU_ONLY)
+    assert len(looked) == 2
 
 
 def test_generated_images_are_valid_and_all_different(folder: Path) -> None:

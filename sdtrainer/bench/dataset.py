@@ -1,4 +1,8 @@
-"""How long a folder of many images takes: read the first time, read again, and planned for."""
+"""How long a folder of many images takes: read the first time, read again, and planned for.
+
+Memory grows with the number of images, as the app works with a list of them: about 430 bytes each for path,
+caption, size and date, 100 more in a plan, and twice as much again while a folder is read.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +58,8 @@ def as_text(measured: Measured) -> str:
     lines += [f"{name:15} {clock:7.2f} s  ({busy:.2f} s of a core)" for name, (clock, busy) in rows]
     peak, start = (size / 2**20 for size in (measured.peak_bytes, measured.start_bytes))
     lines += [f"memory          {peak:7.0f} MB ({start:.0f} MB of it before)"]
+    each = (measured.peak_bytes - measured.start_bytes) / measured.num_images
+    lines += [f"per image       {each:7.0f} bytes at most"]
     return "\n".join([*lines, f"ratio           {measured.ratio:7.1f}"])
 
 

@@ -7,6 +7,7 @@ compared as a reader does, whatever their capitals, underscores and spaces.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,6 +117,7 @@ def joined(tags: Iterable[str], separator: str = ",") -> str:
     return f"{separator.strip()} ".join(tags)
 
 
+@functools.lru_cache(2**16)  # a set has many captions and few tags
 def same_tag(tag: str) -> str:
     """Return what two spellings of a tag have in common: no capitals, and spaces for underscores."""
     return " ".join(tag.casefold().replace("_", " ").split())

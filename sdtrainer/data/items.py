@@ -107,8 +107,8 @@ def bucket_counts(items: Iterable[Item]) -> dict[Size, int]:
     """Return how many showings per epoch fall into each bucket, narrowest bucket first; no class images."""
     counts: dict[Size, int] = defaultdict(int)
     for item in items:
-        if not item.is_class_image:
-            counts[item.bucket] += item.repeats
+        counts[item.fit.size] += item.repeats  # none, if it is a class image
+    counts = {bucket: count for bucket, count in counts.items() if count}
     return dict(sorted(counts.items()))
 
 

@@ -9,7 +9,7 @@ import contextlib
 import gc
 import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..section import UserError
@@ -24,9 +24,17 @@ from .sources import FROM_FOLDER_NAME, Captions, kohya_folder
 from .texts import MAX_REPEATS
 from .walk import Found, walk
 
+TOLD_EVERY = 100
+Told = Callable[[int, int], object]
+"""Hears how many pictures are read, of how many; what it raises ends the reading."""
+
 
 def scan(
-    folder: Path, section: DataSection, overlay: Overlay | None = None, index: Index | None = None
+    folder: Path,
+    section: DataSection,
+    overlay: Overlay | None = None,
+    index: Index | None = None,
+    told: Told = lambda done, num: None,
 ) -> Census:
     """Return what `folder` holds, in natural order. With an index only new and changed files are opened.
 
@@ -35,22 +43,29 @@ def scan(
     """
     root = _checked(folder)
     with _without_collecting():
-        return _read(root, section, overlay, index)
+        return _read(root, section, overlay, index, told)
 
 
-def _read(root: Path, section: DataSection, overlay: Overlay | None, index: Index | None) -> Census:
+def _read(
+    root: Path, section: DataSection, overlay: Overlay | None, index: Index | None, told: Told
+) -> Census:
     problems: list[Problem] = []
     files = walk(root, problems)
     masks = MaskFiles(root, [found for found in files if found.extension in EXTENSIONS], section, overlay)
     images = masks.pictures
     there = {found.path for found in files}
-    headers, texts = Known(index, "header", there), Known(index, "caption", there)
-    captions = Captions(root, files, images, section.caption_from, overlay, texts)
     left_out = overlay.entries("left_out") if overlay else {}
     chosen = [found for found in images if found.path not in left_out]
-    samples = [s for found in chosen if (s := _sample(root, found, captions, headers, problems))]
-    headers.close()
-    texts.close()
+    with (
+        contextlib.closing(Known(index, "header", there)) as headers,
+        contextlib.closing(Known(index, "caption", there)) as texts,
+    ):
+        captions = Captions(root, files, images, section.caption_from, overlay, texts)
+        samples = [
+            sample
+            for found in _counted(chosen, told)
+            if (sample := _sample(root, found, captions, headers, problems))
+        ]
     problems += [_unread(found) for found in files if found.extension in UNREAD_EXTENSIONS]
     problems += [_left_out(found) for found in images if found.path in left_out]
     problems += _name_problems(chosen)
@@ -59,6 +74,13 @@ def _read(root: Path, section: DataSection, overlay: Overlay | None, index: Inde
         raise _nothing_usable(root, problems)
     samples = list(framed(masks.given(samples, problems), overlay))
     return Census(root, tuple(samples), tuple(problems), _layout(samples))
+
+
+def _counted(files: Sequence[Found], told: Told) -> Iterator[Found]:
+    for done, found in enumerate(files):
+        if done % TOLD_EVERY == 0:
+            told(done, len(files))
+        yield found
 
 
 @contextlib.contextmanager

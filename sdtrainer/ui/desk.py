@@ -145,6 +145,11 @@ class Desk:
     def num_answers(self) -> int:
         return self._looker.num_answers
 
+    @property
+    def reading(self) -> tuple[int, int] | None:
+        """How many pictures are read, of how many, while they are read for the first time."""
+        return self._looker.reading
+
     def look_again(self) -> None:
         self._looker.forget()
 

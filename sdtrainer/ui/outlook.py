@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 SCAN_SECONDS = 10.0
 SCANS_APART = 10
 """A folder is read again after so many times the seconds that it took."""
-SCAN_WAIT_SECONDS = 2.0
+SCAN_WAIT_SECONDS = 0.7
+"""So long a page waits for the pictures; it opens in less than a second."""
 WAIT_SECONDS = 2.0
 KEPT_SECONDS = 60.0
 QUICK_SECONDS = 0.2
@@ -59,6 +60,20 @@ class Outlook:
         return self.draft.plan if self.draft else None
 
 
+class Reading(UserError):
+    """The pictures are being read for the first time: `done` of `num` so far, which is 0 at first."""
+
+    def __init__(self, folder: str, done: int, num: int) -> None:
+        counted = f"{done:,} of the {num:,} pictures in '{folder}' are read."
+        what = counted if num else f"the pictures in '{folder}' are being counted."
+        super().__init__(
+            f"Image folder: {what}",
+            "Many thousands take up to a minute the first time, and seconds later.",
+            "data.folder",
+        )
+        self.done, self.num = done, num
+
+
 class _Asked(Generic[Answer]):
     """A question, found out in the background. `late` is called if that takes longer than the seconds that
     anyone waits; until then `before` is the best answer there is.
@@ -80,6 +95,11 @@ class _Asked(Generic[Answer]):
     @property
     def is_quick(self) -> bool:
         return self._is_answered.is_set() and self.seconds < QUICK_SECONDS
+
+    @property
+    def is_first(self) -> bool:
+        """Whether nothing is known yet."""
+        return not self._is_answered.is_set() and self._before is None
 
     @property
     def has_failed(self) -> bool:
@@ -117,12 +137,27 @@ class _Asked(Generic[Answer]):
             self._late()
 
 
+class _Scan(_Asked[Found]):
+    """The folders of some settings. It ends when it is no longer `wanted`."""
+
+    def __init__(
+        self, config: Config, workspace: Workspace, late: Callable[[], None], before: Found | None
+    ) -> None:
+        self.progress, self.is_wanted = (0, 0), True
+        super().__init__(lambda: planner.look(config, workspace, self._hear), SCAN_WAIT_SECONDS, late, before)
+
+    def _hear(self, done: int, num: int) -> None:
+        if not self.is_wanted:
+            raise UserError("Image folder: another one is read instead.", "", "data.folder")
+        self.progress = (done, num)
+
+
 class Looker:
     """Makes outlooks. `num_answers` counts what was found out after a look had to end."""
 
     def __init__(self, workspace: Workspace, access: Access) -> None:
         self._workspace, self._access = workspace, access
-        self._scans: dict[str, _Asked[Found]] = {}
+        self._scans: dict[str, _Scan] = {}
         self._bases: dict[str, _Asked[Facts]] = {}
         self._drafted: tuple[Any, ...] = ()
         self._is_old = False
@@ -133,6 +168,11 @@ class Looker:
         """Scan again at the next look: captions or files were changed."""
         self._is_old = True
         self._bases.clear()
+
+    @property
+    def reading(self) -> tuple[int, int] | None:
+        """How many pictures are read, of how many, while they are read for the first time."""
+        return next((scan.progress for scan in list(self._scans.values()) if scan.is_first), None)
 
     def captions_changed(self, is_over: bool) -> None:
         """Read the captions again: at once if that is quick, or if the changing `is_over`."""
@@ -215,7 +255,7 @@ class Looker:
         """Read the folders without waiting long: while a large one is read anew, what was found before
         counts.
         """
-        key = f"{config.data.model_dump_json()} {config.train.seed}"
+        key = config.data.model_dump_json(include=set(planner.LOOKED_AT))
         if config.prior.folder:
             key += config.prior.model_dump_json()
         with self._lock:
@@ -223,13 +263,13 @@ class Looker:
             if asked is None or self._is_old or asked.is_older_than(_lasts(asked)):
                 waits = waits or asked is None or asked.is_quick
                 before, self._is_old = asked.known if asked else None, False
-                find = lambda: planner.look(config, self._workspace)  # noqa: E731
-                asked = _Asked(find, SCAN_WAIT_SECONDS, self._count, before)
+                for other in self._scans.values():
+                    other.is_wanted = False
+                asked = _Scan(config, self._workspace, self._count, before)
                 self._scans = {key: asked}
         found = asked.get() if waits or asked.known is None else asked.peek()
         if found is None:
-            what = f"Image folder: the pictures in '{config.data.folder}' are being counted."
-            raise UserError(what, "Many thousands take up to a minute the first time.", "data.folder")
+            raise Reading(config.data.folder, *asked.progress)
         return found
 
     def _count(self) -> None:

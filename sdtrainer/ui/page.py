@@ -18,6 +18,7 @@ from .header import Header, run_words
 from .held import Held
 from .listen import Given
 from .method import Method
+from .outlook import Reading
 from .panel import Costs, Panel
 from .runs import Runs
 from .sections import veiled
@@ -227,7 +228,7 @@ class Page:
             | self.dataset.show(outlook, given)
             | self.method.show(outlook, ledger)
             | self.vram.show(outlook, given)
-            | {self.wrong: f"{outlook.error.path}\n{outlook.error}" if outlook.error else ""}
+            | {self.wrong: _wrong(outlook.error)}
         )
 
     def _mark(self, given: Given) -> dict[Any, Any]:
@@ -338,8 +339,14 @@ class Page:
                 desk.is_warm,
                 desk.num_counted,
                 desk.num_answers,
+                desk.reading,
                 jobs.current is None,
             )
             if desk.project.author not in ("", given.session):  # another page typed: this one shows it
                 stamps["project"] = desk.project.version
         return {name: repr(stamp) if stamp != "" else "" for name, stamp in stamps.items()}
+
+
+def _wrong(error: UserError | None) -> str:
+    """Say which setting is wrong and why; pictures that are still being read are no fault."""
+    return "" if error is None or isinstance(error, Reading) else f"{error.path}\n{error}"

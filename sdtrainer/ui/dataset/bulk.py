@@ -28,6 +28,7 @@ class Bulk:
     def __init__(self, desk: Desk, shelf: Shelf, views: Views) -> None:
         self.desk, self.shelf, self.views = desk, shelf, views
         self.fields: dict[str, Field] = {}
+        self._newest: tuple[Any, dict[str, str]] = (None, {})
 
     def build(self) -> None:
         knobs = fields(EditSection)
@@ -64,7 +65,6 @@ class Bulk:
     def render(self, moment: Moment) -> dict[Any, Any]:
         used = OPERATIONS[moment.view.edit.do].uses  # type: ignore[index]
         shown = {field.widget: gr.update(visible=name in used) for name, field in self.fields.items()}
-        captions = {sample.path: sample.caption for sample in moment.chosen}
         try:
             after = self._edited(moment)
         except UserError as error:
@@ -73,7 +73,7 @@ class Bulk:
                 self.apply: gr.update(value="Change captions", interactive=False),
             }
         return shown | {
-            self.preview: _preview(captions, after, len(moment.view.picked)),
+            self.preview: _preview(moment, after),
             self.apply: gr.update(
                 value=f"Change {words.count(len(after), 'caption')}" if after else "Change captions",
                 interactive=bool(after),
@@ -97,17 +97,24 @@ class Bulk:
         return show(given)
 
     def _edited(self, moment: Moment) -> dict[str, str]:
-        captions = {sample.path: sample.caption for sample in moment.chosen}
-        of = [sample.caption for sample in moment.shelved.by_path.values()]
-        return caption_edits.edited(captions, moment.view.edit, of)
+        """Return the captions that change; kept, as a page asks again for whatever else it shows."""
+        view = moment.view
+        question = (moment.shelved.stamp, view.search, view.picked, view.edit)
+        newest = self._newest
+        if newest[0] != question:
+            captions = {sample.path: sample.caption for sample in moment.chosen}
+            of = [sample.caption for sample in moment.shelved.by_path.values()]
+            newest = self._newest = (question, caption_edits.edited(captions, view.edit, of))
+        return newest[1]
 
 
-def _preview(captions: dict[str, str], after: dict[str, str], num_picked: int) -> str:
+def _preview(moment: Moment, after: dict[str, str]) -> str:
     """Say how many captions change, and show some of them."""
-    which = f"the {num_picked:,} selected" if num_picked else f"all {len(captions):,} shown above"
+    by_path, num_picked = moment.shelved.by_path, len(moment.view.picked)
+    which = f"the {num_picked:,} selected" if num_picked else f"all {len(moment.found):,} shown above"
     said = tag("p", f"Changes {len(after):,} captions of {which}.")
     rows = [
-        tag("b", words.safe(path)) + tag("p", diff(captions[path], text), "diff")
+        tag("b", words.safe(path)) + tag("p", diff(by_path[path].caption, text), "diff")
         for path, text in list(after.items())[:SHOWN]
     ]
     more = tag("p", f"and {len(after) - SHOWN:,} more", "quiet") if len(after) > SHOWN else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ class Shelved:
     """One moment. `by_path` holds the samples in natural order, with the captions edited in the app."""
 
     found: Found
-    samples: tuple[Sample, ...]
+    edits: Mapping[str, str]
     overlay: Overlay
     version: int
     by_path: Mapping[str, Sample]
@@ -65,9 +65,13 @@ class TagCounter:
         come = [
             s.caption for path, s in now.items() if path not in before or before[path].caption != s.caption
         ]
-        tags = self.tags + caption_edits.frequencies(come, shelved.section.tag_separator)
-        self.tags = tags - caption_edits.frequencies(gone, shelved.section.tag_separator)
-        self._counted = now
+        tags = self.tags.copy()  # other pages may be reading the old one
+        tags.update(caption_edits.frequencies(come, shelved.section.tag_separator))
+        for name, count in caption_edits.frequencies(gone, shelved.section.tag_separator).items():
+            tags[name] -= count
+            if not tags[name]:
+                del tags[name]
+        self.tags, self._counted = tags, now
 
 
 class Shelf:
@@ -128,9 +132,12 @@ class Shelf:
             if now and (now.found is found, now.version, now.section) == (True, version, section):
                 return now
             edits = overlay.captions if section.caption_from != "none" else {}
-            samples = now.samples if now and now.found is found else _all_of(found)
-            by_path = {s.path: _edited(s, edits.get(s.path)) for s in samples}
-            self._moment = Shelved(found, samples, overlay, version, by_path, section)
+            if now and now.found is found:
+                changed = {path for path, _ in edits.items() ^ now.edits.items()} & now.by_path.keys()
+                by_path = {**now.by_path, **_edited([now.by_path[path] for path in changed], edits)}
+            else:
+                by_path = _edited(_all_of(found), edits)
+            self._moment = Shelved(found, edits, overlay, version, by_path, section)
             return self._moment
 
     def _found(self, shelved: Shelved, section: SearchSection) -> list[Sample]:
@@ -186,7 +193,12 @@ def _all_of(found: Found) -> tuple[Sample, ...]:
     return tuple(sorted((*found.census.samples, *held_out.samples), key=lambda s: natural_key(s.path)))
 
 
-def _edited(sample: Sample, caption: str | None) -> Sample:
+def _edited(samples: Iterable[Sample], edits: Mapping[str, str]) -> dict[str, Sample]:
+    """Return the samples by path, with these captions or else those of the files."""
+    return {sample.path: _captioned(sample, edits.get(sample.path)) for sample in samples}
+
+
+def _captioned(sample: Sample, caption: str | None) -> Sample:
     now = sample.written if caption is None else (caption, FROM_APP)
     if now == (sample.caption, sample.caption_from):
         return sample

@@ -18,7 +18,7 @@ from .. import words
 from ..desk import Desk
 from ..form import Form
 from ..listen import Given
-from ..outlook import Outlook
+from ..outlook import Outlook, Reading
 from ..words import tag
 from .findings import LIGHTS
 
@@ -89,6 +89,8 @@ def _found(outlook: Outlook, report: Report | None) -> str:
     census = outlook.census
     if census is None:
         error = outlook.error
+        if isinstance(error, Reading):
+            return _light("idle", error.what, "Reading")
         text = f"{error.what} {error.hint}" if error else "Choose the folder with your pictures."
         return _light("bad" if error else "idle", text)
     if report:
@@ -105,6 +107,6 @@ def _found(outlook: Outlook, report: Report | None) -> str:
     return _light(level, f"{text} {', '.join(notes)}{'.' if notes else ''}".strip())
 
 
-def _light(level: str, text: str) -> str:
-    name = {"good": "Good", "warn": "Look", "bad": "Problem", "idle": "Empty"}[level]
-    return tag("p", tag("span", name, f"light {level}") + words.safe(text), "found")
+def _light(level: str, text: str, name: str = "") -> str:
+    named = {"good": "Good", "warn": "Look", "bad": "Problem", "idle": "Empty"}
+    return tag("p", tag("span", name or named[level], f"light {level}") + words.safe(text), "found")
