@@ -157,6 +157,20 @@ def test_captions_are_written_beside_the_pictures_only_if_wanted(workspace: Work
     assert list(work.told(answer))[-1] == answer["files"][-1]
 
 
+def test_what_was_done_is_told_in_whole_sentences(workspace: Workspace, photos: Path) -> None:
+    (photos / "IMG_2034.png").write_bytes((photos / "old dog.png").read_bytes())
+    lines = list(work.told(caption(workspace, photos, captioner="file-name")[0]))
+    assert lines[0] == "File names: 4 captions written."
+    assert "1 picture has a caption and was left alone; --overwrite captions it, too." in lines
+    assert "  old dog.png: old dog" in lines and "--write-files" in lines[-1]
+    assert "Skipped IMG_2034.png: Its name tells nothing to caption it with." in lines
+    (photos / "IMG_2034.png").write_bytes(b"no picture")
+    lines = list(work.told(caption(workspace, photos, captioner="file-name")[0]))
+    skipped = [line for line in lines if line.startswith("Skipped")]
+    assert len(skipped) == 1 and skipped[0].count("IMG_2034.png") == 1
+    assert "5 pictures have a caption and were left alone; --overwrite captions them, too." in lines
+
+
 class Counted(Captioner):
     """A captioner whose card holds `room` pictures at once."""
 

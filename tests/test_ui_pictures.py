@@ -18,10 +18,11 @@ from starlette.requests import Request
 from sdtrainer import classes, planner
 from sdtrainer.chores import CHORES
 from sdtrainer.data import caption_edits, prior
+from sdtrainer.data.census import Problem
 from sdtrainer.job import JobsState
 from sdtrainer.section import UserError, override
 from sdtrainer.ui.access import Access
-from sdtrainer.ui.dataset.browse import Browse
+from sdtrainer.ui.dataset.browse import Browse, _problems
 from sdtrainer.ui.dataset.class_images import ClassImages
 from sdtrainer.ui.dataset.diffs import diff
 from sdtrainer.ui.dataset.views import Sent
@@ -174,6 +175,16 @@ def test_only_pictures_that_were_shown_have_an_address(tmp_path: Path) -> None:
     (tmp_path / "a.png").unlink()
     assert thumbnails.address(tmp_path / "a.png") == "thumbnail/gone"
     assert ask("gone").status_code == 404 and KEPT > 10_000
+
+
+def test_a_problem_of_many_pictures_is_said_once(browse: Browse) -> None:
+    def problem(file: str, sentence: str) -> Problem:
+        return Problem(file, "caption missing", sentence, "warning")
+
+    bare = [problem(f"{number:02d} <b>.png", "It has no caption.") for number in range(40)]
+    said = _problems((*bare, problem("torn.png", "It ends too early.")))
+    assert said.count("It has no caption.") == 1 and "40 files" in said and "00 &lt;b&gt;.png" in said
+    assert "<b>torn.png</b> It ends too early." in said and said.count("<li>") == 2
 
 
 def class_images(browse: Browse, count: int) -> tuple[ClassImages, Path]:

@@ -65,9 +65,10 @@ def work(settings: Settings, workspace: Workspace) -> Generator[Event, None, dic
         place = (yield from _place(settings, by)) if by.download else None
         found = _room(settings, by, place)
         where = found.words() if by.looks else ""
-        yield PhaseBegan("work", f"Loading {by.title} {where}".strip())
+        if by.download:
+            yield PhaseBegan("work", f"Loading {by.title} {where}".strip())
         caption = by.load(place, found.device, found.precision, settings)
-        yield PhaseBegan("work", f"{by.title} captions {len(left):,} pictures")
+        yield PhaseBegan("work", f"Captioning {_count(len(left), 'picture')}: {by.title}")
         began = time.monotonic()
         yield from _caption(left, caption, by, found, settings, tally, record)
         tally.seconds = time.monotonic() - began
@@ -91,14 +92,32 @@ def told(answer: Mapping[str, Any]) -> Iterable[str]:
     written, kept, done = answer["written"], answer["kept"], answer["done"]
     where = f" {answer['where']}" if answer["where"] else ""
     what = "tried and not kept" if answer["is_try"] else "written"
-    yield f"{answer['captioner']}{where}: {written:,} {'caption' if written == 1 else 'captions'} {what}."
+    yield f"{answer['captioner']}{where}: {_count(written, 'caption')} {what}."
     if done:
-        yield f"{done:,} were written before it was broken off."
+        yield f"{_count(done, 'caption')} had been written before it was broken off."
     if kept:
-        yield f"{kept:,} pictures have a caption and were left alone; --overwrite captions them, too."
-    yield from (f"{path}: {text}" for path, text in answer["captions"].items())
-    yield from (f"Skipped {path}: {why}" for path, why in answer["skipped"].items())
+        them = (
+            "has a caption and was left alone; --overwrite captions it"
+            if kept == 1
+            else ("have a caption and were left alone; --overwrite captions them")
+        )
+        yield f"{_count(kept, 'picture')} {them}, too."
+    if written > len(answer["captions"]):
+        yield "Some of them:"
+    yield from (f"  {path}: {text}" for path, text in answer["captions"].items())
+    yield from (f"Skipped {_once(path, why)}" for path, why in answer["skipped"].items())
+    if written and not answer["is_try"] and not answer["files"]:
+        yield "They are kept in the workspace; --write-files writes them beside the pictures, too."
     yield from answer["files"]
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word if number == 1 else word + 's'}"
+
+
+def _once(path: str, why: str) -> str:
+    """What is wrong with a picture, its name said once."""
+    return why if why.startswith(path) else f"{path}: {why}"
 
 
 def reads(by: Captioner) -> frozenset[str]:
@@ -245,7 +264,8 @@ def _composed(
         if whole:
             yield sample.path, joined(existing(sample), whole, settings.mode, by.writes_tags)
         else:
-            tally.skipped[sample.path] = f"{by.title}: nothing to say about it."
+            silent = f"{by.title} said nothing." if by.looks else "Its name tells nothing to caption it with."
+            tally.skipped[sample.path] = silent
 
 
 def _finish(settings: Settings, workspace: Workspace, census: Census, record: Record) -> list[str]:

@@ -25,9 +25,12 @@ def copies(case: Case) -> Iterator[Finding]:
         same = {case.samples[path].num_bytes for path in group} == {best.num_bytes} and _same_bytes(
             case, group
         )
-        how = "the same file" if same else "nearly the same"
         names = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-        sentence = f"{names}: {how}. This one is the best, at {best.width} x {best.height} px."
+        sentence = (
+            f"The same file as {names}."
+            if same
+            else f"Nearly the same as {names}. This one is the best, at {best.width} x {best.height} px."
+        )
         yield Finding(
             (best.path, *others), sentence, (Fix("Keep the best", "left_out", dict.fromkeys(others, True)),)
         )

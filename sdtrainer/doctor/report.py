@@ -110,10 +110,13 @@ def told(report: Report) -> Iterator[str]:
         yield ""
         yield f"{group['title']} ({len(group['findings']):,}). {group['about']}"
         for finding in group["findings"][:TOLD]:
-            about = f"{finding['files'][0]}: " if finding["files"] else ""
-            yield f"  {about}{finding['sentence']}"
+            name, sentence = (finding["files"] or [""])[0], finding["sentence"]
+            yield f"  {sentence}" if sentence.startswith(name) else f"  {name}: {sentence}"
         if len(group["findings"]) > TOLD:
             yield f"  and {len(group['findings']) - TOLD:,} more"
+    if any(finding["fixes"] for group in report["groups"] for finding in group["findings"]):
+        yield ""
+        yield "The page has a button for each remedy: Dataset, Check."
 
 
 def file_of(workspace: Path, folder: Path) -> Path:

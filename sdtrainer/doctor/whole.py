@@ -22,7 +22,7 @@ ENOUGH: Mapping[Goal, tuple[int, int, int, str]] = {
         3,
         10,
         40,
-        "DreamBooth (Ruiz et al. 2022) teaches a subject with 3 to 5; 10 to 30 is a rule of thumb",
+        "10 to 30 is a rule of thumb; DreamBooth, Ruiz et al. 2022, teaches one with 3 to 5",
     ),
     "style": (10, 20, 500, "a rule of thumb: a style shows in 20 to 200 different pictures"),
     "concept": (5, 15, 500, "a rule of thumb: 15 to 100 different pictures"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -21,6 +22,9 @@ from .grid import Grid
 from .shelf import Shelf
 from .tags import Tags
 from .views import Moment, Sent, Views
+
+KINDS, NAMED = 50, 3
+"""Of problems shown, and of files named for each."""
 
 
 class Browse:
@@ -107,16 +111,23 @@ class Browse:
 
 
 def _problems(problems: tuple[Problem, ...]) -> str:
+    """Each kind of problem once, with the pictures that have it."""
     if not problems:
         return tag("h3", "Problems") + tag("p", "None.", "quiet")
-    rows = [
-        tag("b", words.safe(p.file or "All"))
-        + f" {words.safe(p.sentence)}"
-        + (" Skipped." if p.level == "skipped" else "")
-        for p in problems[:50]
-    ]
-    more = tag("p", f"and {len(problems) - 50:,} more", "quiet") if len(problems) > 50 else ""
-    return tag("h3", "Problems") + tag("ul", words.items(rows), "problems") + more
+    kinds: dict[str, list[str]] = {}
+    for problem in problems:
+        skipped = " Skipped." if problem.level == "skipped" else ""
+        kinds.setdefault(problem.sentence + skipped, []).append(problem.file or "All")
+    rows = [_problem(said, found) for said, found in kinds.items()]
+    more = tag("p", f"and {len(rows) - KINDS:,} more", "quiet") if len(rows) > KINDS else ""
+    return tag("h3", "Problems") + tag("ul", words.items(rows[:KINDS]), "problems") + more
+
+
+def _problem(said: str, names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f"{tag('b', words.safe(names[0]))} {words.safe(said)}"
+    some = f"({', '.join(names[:NAMED])}{' …' if len(names) > NAMED else ''})"
+    return f"{tag('b', f'{len(names):,} files')} {words.safe(said)} {tag('span', words.safe(some), 'quiet')}"
 
 
 def _buckets(outlook: Outlook) -> str:

@@ -52,7 +52,7 @@ class Captioning:
         self.by = gr.Radio(
             choices, value=first, label="What writes the captions", elem_id="caption-captioner"
         )
-        self.about = gr.HTML(elem_id="caption-about")
+        self.about = gr.HTML(elem_id="captioner-about")
         with gr.Row(elem_classes="grid"):
             for name in _ABOVE:
                 self.card.place_one(name, visible=name in captioner(first).reads)

@@ -54,6 +54,7 @@ const send = async files => {
     (await answer.json()).forEach((place, index) => sent.push([part[index][0], place]));
     say(`${sent.length} of ${known.length} files`);
   }
+  say(`${sent.length} files are uploaded; now they are looked at.`);
   trigger('click', {act: 'uploaded', files: sent});
 };
 const safely = work => work.catch(error => say(`The upload broke off (${error.message}).`));
@@ -82,6 +83,7 @@ class Exchange:
         self.desk = desk
         self.into = ChoreCard(desk, "import", "Import", found=self._imported)
         self.out = ChoreCard(desk, "export", "Export", fixed=("folder",))
+        self._drops = 0
 
     def build(self) -> None:
         gr.HTML(tag("h3", "Import") + tag("p", INTO, "quiet"))
@@ -137,7 +139,9 @@ class Exchange:
             (target / inner).parent.mkdir(parents=True, exist_ok=True)
             shutil.move(place, target / inner)
         self._train_on(target)
-        return {self.drop: DROP}
+        gr.Info(f"{words.count(len(files), 'file')} copied to {target}; you train on them now.", duration=6)
+        self._drops += 1
+        return {self.drop: f"{DROP}<!-- {self._drops} -->"}  # the same again would leave what was said there
 
     def _use(self, given: Given) -> dict[Any, Any]:
         answer = self.into.answer

@@ -39,7 +39,9 @@ class Source:
             self.again = gr.Button("Look again", scale=1, min_width=120, elem_classes="beside-field")
         with gr.Accordion("Upload pictures instead", open=False):
             self.upload_name = gr.Textbox(
-                "my-pictures", label="Name of the new folder", info="Made inside the workspace."
+                "my-pictures",
+                label="Name of the new folder",
+                info="Made inside the workspace. A whole folder or a ZIP: below, in Import and export.",
             )
             self.upload = gr.File(file_count="multiple", label="Pictures and caption files", height=140)
         self.found = gr.HTML(elem_id="found")
