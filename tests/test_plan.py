@@ -279,7 +279,7 @@ def test_a_learning_rate_of_ten_is_warned_of_and_can_be_mended(
         return [a.fix for a in plan.advice if "times what suits" in a.text]
 
     assert ruins(optim__lr=10) == [{"optim.lr": 0}]
-    assert not ruins() and not ruins(optim__lr=10, optim__name="prodigy")
+    assert not ruins(optim__lr=0) and not ruins(optim__lr=10, optim__name="prodigy")
 
 
 def test_own_pictures_on_the_starter_are_told_what_it_is(trainer: Trainer) -> None:
