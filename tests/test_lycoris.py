@@ -141,7 +141,9 @@ def test_the_choices_are_seen_in_the_file(base: Path, tmp_path: Path) -> None:
         words[name] = {key.partition(".")[2] for key in load_file(file)}
     whole = {"lokr_w1", "lokr_w2", "alpha"}
     assert words["lokr, whole"] == whole and words["lokr, divided"] > {"lokr_w2_a", "lokr_w2_b"}
-    assert "lokr_w1_a" in words["lokr, both divided"] and "lokr_t2" in words["lokr, tucker"]
+    assert "lokr_w1_a" in words["lokr, both divided"]
+    assert "lokr_w2_b" in words["lokr, tucker"]
+    assert "lokr_t2" not in words["lokr, tucker"], "ComfyUI and Forge fail at it (0.3.75)"
     assert whole < words["lokr, partly whole"]
     assert {"hada_t1", "hada_t2"} == words["loha, tucker"] - words["loha"]
 

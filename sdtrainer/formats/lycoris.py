@@ -41,6 +41,19 @@ def to_lycoris(adapters: Mapping[str, Mapping[str, Tensors]], naming: Naming) ->
     }
 
 
+def without_core(tensors: Tensors) -> dict[str, torch.Tensor]:
+    """Return a LoKr's tensors without a Tucker core: with it the second half of W2 is (R, d kh kw) and the
+    first (b, R), as of any other convolution, and their product the same.
+    """
+    import torch
+
+    others = {word: tensor for word, tensor in tensors.items() if word != "lokr_t2"}
+    if len(others) == len(tensors):
+        return others
+    into = torch.einsum("ijkl,jn->inkl", tensors["lokr_t2"], tensors["lokr_w2_b"])
+    return others | {"lokr_w2_a": tensors["lokr_w2_a"].T.contiguous(), "lokr_w2_b": into.flatten(1)}
+
+
 def changes(tensors: Tensors, weight: torch.Tensor, bias: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """Return what is added to "weight" and "bias" of a layer, in fp32 and in their shapes.
 

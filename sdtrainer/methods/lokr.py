@@ -64,8 +64,8 @@ class LokrSection(LycorisSection):
     tucker: bool = knob(
         False,
         "Tucker convolutions",
-        "Divides 3x3 convolutions into smaller pieces: a smaller file. ComfyUI reads such a file and leaves "
-        "these convolutions out, so what it draws differs; A1111 draws it as trained.",
+        "Divides 3x3 convolutions into smaller pieces: fewer numbers to train. In the file each is made into "
+        "an ordinary pair of factors, which every program reads.",
     )
 
 
@@ -121,13 +121,15 @@ class Lokr(LycorisAdapter):
         )
 
     def tensors(self, layer: Any) -> dict[str, torch.Tensor]:
-        """Where both factors are whole peft multiplies by alpha / rank and no reader does: fold it in."""
+        """Where both factors are whole peft multiplies by alpha / rank and no reader does: fold it in. Tucker
+        cores are multiplied out: ComfyUI leaves such layers as they are, and Forge fails (0.3.75, 2025-11).
+        """
         import torch
 
-        stored = dict(lycoris_adapter.weights(layer))
-        if lycoris.rank(stored):
-            return super().tensors(layer)
-        folded = stored["lokr_w1"] * layer.scaling[NAME]
+        stored, scaling = lycoris.without_core(lycoris_adapter.weights(layer)), layer.scaling[NAME]
+        if rank := lycoris.rank(stored):
+            return stored | {"alpha": torch.tensor(scaling * rank)}
+        folded = stored["lokr_w1"] * scaling
         return stored | {"lokr_w1": folded, "alpha": torch.tensor(float(layer.r[NAME]))}
 
     def provenance(self, section: LokrSection) -> dict[str, Any]:
