@@ -52,22 +52,25 @@ _OTHER_FILE = "Export the webui file for this program."
 _LORA_ALONE = "diffusers reads LoRA alone for Stable Diffusion: draw with it here, or train a LoRA."
 
 _PUBLISHED = "the names and shapes of the published models; not run in it"
+_COMFY_RUN, _KEY_MAP = "its own loaders, 0.3.75", "its key map, 0.3.64"
+_A1111_RUN = "its own Lora extension, 1.10, over the names of a model"
+_NO_DORA = "A1111 draws a DoRA wrongly: merge that into a model first, under Tools."
+_NEARLY = "A DoRA comes out a little off; merged into a model, under Tools, it is exact."
 _LOADER, _CONVERTERS = "its own loader, 0.42.1", "its own converters, 0.42.1"
-_KEY_MAP, _KOHYA = "its key map, 0.3.64", "the names that kohya's files have; not run in it"
 _CLIPS = "clip_l and clip_g, as its loader's source has them; not run"
 
 READERS: tuple[Reader, ...] = (
     Reader((*_FULL, *_LORA, *_LYCORIS, *_WORDS), _SD3, _ALL, _A1111, "no",
            "Not known to read it: use ComfyUI or diffusers for Stable Diffusion 3."),
     Reader(_FULL, _UNET, _WEBUI, _A1111, "yes", _CHECKPOINT, _PUBLISHED),
-    Reader(_FULL, _UNET, _WEBUI, _COMFY, "yes", _CHECKPOINT_NODE, _PUBLISHED),
+    Reader(_FULL, _UNET, _WEBUI, _COMFY, "yes", _CHECKPOINT_NODE, _COMFY_RUN),
     Reader(_FULL, _SD, _WEBUI, _DIFFUSERS, "yes",
            'Call StableDiffusionPipeline.from_single_file("name.safetensors").', _CONVERTERS),
     Reader(_FULL, _SDXL, _WEBUI, _DIFFUSERS, "yes",
            'Call StableDiffusionXLPipeline.from_single_file("name.safetensors").', _CONVERTERS),
     Reader(_FULL, _SD3, _WEBUI, _COMFY, "yes",
            f"{_CHECKPOINT_NODE} T5 is not in it: with a TripleCLIPLoader node it is read from a file of its "
-           "own.", "the names that its key map has, 0.3.64; not run in it"),
+           "own.", _COMFY_RUN),
     Reader(_FULL, _SD3, _WEBUI, _DIFFUSERS, "yes",
            'Call StableDiffusion3Pipeline.from_single_file("name.safetensors", text_encoder_3=None, '
            "tokenizer_3=None).", _CONVERTERS),
@@ -80,22 +83,21 @@ READERS: tuple[Reader, ...] = (
     Reader(_FULL, _SD3, _OWN, _DIFFUSERS, "yes",
            'Call StableDiffusion3Pipeline.from_pretrained("name-diffusers"); without T5 give it also '
            "text_encoder_3=None and tokenizer_3=None.", _LOADER),
-    Reader((*_LORA, *_LYCORIS), _SD, _WEBUI, _A1111, "yes", _LORA_WORD, "its own loaders, 1.8.0"),
-    Reader((*_LORA, *_LYCORIS), _SDXL, _WEBUI, _A1111, "yes", _LORA_WORD, _KOHYA),
-    Reader((*_LORA, "loha"), _UNET, _WEBUI, _COMFY, "yes", _LORA_NODE, _KEY_MAP),
+    Reader(_LORA, _UNET, _WEBUI, _A1111, "yes", f"{_LORA_WORD} {_NO_DORA}", _A1111_RUN),
+    Reader(_LYCORIS, _UNET, _WEBUI, _A1111, "yes", _LORA_WORD, _A1111_RUN),
+    Reader(_LORA, _UNET, _WEBUI, _COMFY, "yes", f"{_LORA_NODE} {_NEARLY}", _COMFY_RUN),
+    Reader(_LYCORIS, (*_UNET, *_SD3), _WEBUI, _COMFY, "yes", _LORA_NODE, _COMFY_RUN),
     Reader(_LORA, _UNET, _WEBUI, _DIFFUSERS, "yes",
            'Call pipeline.load_lora_weights("name.safetensors").', _LOADER),
     Reader(_LORA, _UNET, _OWN, _COMFY, "no",
            "It would leave out the attention layers: export the webui file for this program.", _KEY_MAP),
     Reader(_LORA, _UNET, _OWN, _DIFFUSERS, "yes",
            'Call pipeline.load_lora_weights("name-diffusers.safetensors").', _LOADER),
-    Reader(_LORA, _SD3, _BOTH, _COMFY, "yes", f"{_LORA_NODE} Of a DoRA take the webui file.", _KEY_MAP),
+    Reader(_LORA, _SD3, _BOTH, _COMFY, "yes",
+           f"{_LORA_NODE} Of a DoRA take the webui file; it comes out a little off.", _COMFY_RUN),
     Reader(_LORA, _SD3, _BOTH, _DIFFUSERS, "yes",
            'Call pipeline.load_lora_weights("name.safetensors"). Of a DoRA take the diffusers file.',
            _LOADER),
-    Reader(("lokr",), _UNET, _WEBUI, _COMFY, "yes",
-           f"{_LORA_NODE} Tucker convolutions are left out there.", _KEY_MAP),
-    Reader(_LYCORIS, _SD3, _WEBUI, _COMFY, "yes", _LORA_NODE, _KEY_MAP),
     Reader(_LYCORIS, _UNET, _WEBUI, _DIFFUSERS, "no", _LORA_ALONE, _LOADER),
     Reader(_LYCORIS, _SD3, _WEBUI, _DIFFUSERS, "no", _LORA_ALONE),
     Reader(_HYPERNETWORK, _SD, _WEBUI, _A1111, "yes",
@@ -104,13 +106,12 @@ READERS: tuple[Reader, ...] = (
     Reader(_HYPERNETWORK, _SD, _WEBUI, _COMFY, "yes",
            "Put the file into models/hypernetworks and add a HypernetworkLoader node. It knows the "
            "activations linear, relu, leakyrelu, elu, swish, tanh, sigmoid, softsign and mish.",
-           "not run: its loader's source, 2025-11"),
+           _COMFY_RUN),
     Reader(_HYPERNETWORK, _SD, _WEBUI, _DIFFUSERS, "no",
            "diffusers has no hypernetworks: draw with it here, or train a LoRA."),
     Reader(_WORDS, _SD, _ALL, _A1111, "yes", _EMBEDDING, "its own loaders, 1.8.0"),
     Reader(_WORDS, _SDXL, _ALL, _A1111, "yes", _EMBEDDING, _CLIPS),
-    Reader(_WORDS, _SD, _ALL, _COMFY, "yes", _EMBEDDING_WORD, "its own loaders, 0.3.64"),
-    Reader(_WORDS, (*_SDXL, *_SD3), _ALL, _COMFY, "yes", _EMBEDDING_WORD, _CLIPS),
+    Reader(_WORDS, (*_UNET, *_SD3), _ALL, _COMFY, "yes", _EMBEDDING_WORD, _COMFY_RUN),
     Reader(_WORDS, _SD, _WEBUI, _DIFFUSERS, "yes",
            'Call pipeline.load_textual_inversion("name.safetensors", token="<mine>").', _LOADER),
     Reader(_WORDS, _SD, _PT, _DIFFUSERS, "yes",

@@ -56,8 +56,8 @@ class LoraSection(AdapterSection):
         False,
         "DoRA",
         "Trains direction and size of each layer's weights apart. Often closer to full fine-tuning at low "
-        "ranks, but slower. ComfyUI draws it as trained, and so does diffusers from a diffusers file; A1111 "
-        "computes it otherwise.",
+        "ranks, but slower. diffusers draws it as trained, from a diffusers file; ComfyUI and Forge nearly "
+        "so, A1111 wrongly. Merged into a model, under Tools, it is exact everywhere.",
     )
     lr_ratio_b: float = knob(
         1.0,
