@@ -150,7 +150,9 @@ def _digest(lines: Iterable[str]) -> str:
 
 def needs(plan: Plan, structure: Structure) -> tuple[Need, ...]:
     """Return the passes that a plan makes, of each phase those that may hold the most."""
-    found = [_need("step", "train", DENOISER, plan, structure, _trained_size(plan, structure))]
+    found = []
+    if plan.total_steps:
+        found.append(_need("step", "train", DENOISER, plan, structure, _trained_size(plan, structure)))
     if plan.cache_latents:
         found.append(_need("encode", "cache", VAE, plan, structure, Size(1, _area(plan))))
     if plan.cache_text:

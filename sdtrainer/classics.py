@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from . import config as configs
 from . import hardware
-from .data.census import Census, Sample
+from .data.census import one_picture
 from .decisions import resolve
 from .fitting import room_of
 from .memory import estimate
@@ -129,15 +128,10 @@ def _plan(classic: Classic, facts: Facts) -> Plan:
         "sample": {"prompts": []},
     }
     machine = hardware.imagined(CARD_GIB)
-    made = resolve(configs.build(values), facts, _one_picture(facts.resolution), None, machine)
+    made = resolve(configs.build(values), facts, one_picture(facts.resolution), None, machine)
     placements = made.placements
     if classic.is_drawn:
         placements = tuple(
             replace(p, precision=classic.precision) if p.part == VAE else p for p in placements
         )
     return replace(made, trained_as=classic.trained_as, placements=placements)
-
-
-def _one_picture(side: int) -> Census:
-    picture = Sample("picture.png", Path(), side, side, "a picture", ".txt", "", 1, 0, 0)
-    return Census(Path(), (picture,), (), "")

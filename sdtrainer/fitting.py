@@ -12,7 +12,7 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from . import activations, planner
+from . import activations, planner, storage
 from .axes import AXES, Axis, Option
 from .config import Config
 from .hardware import GIB, Machine
@@ -65,26 +65,35 @@ def draft(
     return replace(made, facts=found.plan.facts, plan=found.plan), found
 
 
-def fit(plan: Plan, machine: Machine) -> Fit:
-    """Return the fastest plan that fits; where none does, one without T5, if it may be left out; else the
-    leanest. Where too little is known to tell, the plan as it is.
+def fit(plan: Plan, machine: Machine, axes: Sequence[Axis] = AXES) -> Fit:
+    """Return the fastest plan that fits, of those that differ in these axes; where none fits card and main
+    memory, one without T5, if it may be left out; else the leanest. Where too little is known to tell, the
+    plan as it is.
     """
-    found = _fit(plan, machine)
-    if found.fits is False and T5 in plan.facts.encoders and plan.config.base.t5 == "auto":
-        less = _fit(plan.without_t5(), machine)
-        if less.fits:
-            why = f"T5 is left out: with it {_gib(peak(found.ledger))} would be needed at least"
-            choices = (*less.plan.choices, Choice("base.t5", "off", why))
+    found = _fit(plan, machine, axes)
+    if T5 in plan.facts.encoders and plan.config.base.t5 == "auto":
+        less = _fit(plan.without_t5(), machine, axes)
+        if why := _why_without_t5(found, less, machine):
+            choices = (*less.plan.choices, Choice("base.t5", "off", f"T5 is left out: with it {why}"))
             advice = tuple(a for a in less.plan.advice if "base.t5" not in a.fix)
             return replace(less, plan=replace(less.plan, choices=choices, advice=advice))
     return found
 
 
-def _fit(plan: Plan, machine: Machine) -> Fit:
+def _why_without_t5(whole: Fit, less: Fit, machine: Machine) -> str:
+    """What is too small for T5 and large enough without; empty if nothing is."""
+    if whole.fits is False and less.fits:
+        return f"{_gib(peak(whole.ledger))} would be needed at least"
+    needed = [storage.memory_needed(found.plan, found.ledger) for found in (whole, less)]
+    free = storage.memory_free(machine)
+    return f"it needs {storage.lack(needed[0], free)}" if needed[1] <= free < needed[0] else ""
+
+
+def _fit(plan: Plan, machine: Machine, axes: Sequence[Axis]) -> Fit:
     room = room_of(machine)
     if room is None:
         return Fit(plan, estimate(plan), None, True)
-    axes = [axis for axis in AXES if axis.is_free(plan)]
+    axes = [axis for axis in axes if axis.is_free(plan)]
     tried = _first_that_fits(plan, axes, room)
     if tried is None:
         return Fit(plan, estimate(plan), room, None)

@@ -5,23 +5,27 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import events, families, methods, probe
+from . import drawing, events, families, hardware, methods, probe
 from .config import Config, build, parse
 from .decisions import with_prediction
 from .events import Finished
 from .families import BaseSection
 from .formats import legacy_pt
 from .formats.safetensors_file import read_header
-from .sample import Sampler
-from .seams import Family, Parts
+from .plan import Plan
+from .sample import Request, Sampler
+from .seams import T5, VAE, Parts
 from .section import UserError
+from .training.base import DTYPES, bring_only, loaded, move_to
+from .training.shortage import first_that_fits
 from .workspace import RunFolder
 
 if TYPE_CHECKING:
-    import torch
+    from PIL.Image import Image
 
 
 def exported_file(folder: RunFolder) -> Path:
@@ -52,12 +56,10 @@ class Worn:
 
 @dataclass
 class Loaded:
-    """A base model in main memory, ready to wear adapters. `autocast` is None where all is fp32."""
+    """A base model in main memory, ready to wear adapters, and the plan by which it draws."""
 
-    family: Family
+    plan: Plan
     parts: Parts
-    device: str
-    autocast: torch.dtype | None
 
     def wearing(self, worn: Sequence[Worn], is_last: bool = True) -> Sampler:
         """Return a sampler with these adapters on. Unless this is the last time, the model itself stays as it
@@ -66,38 +68,46 @@ class Loaded:
         Raises:
             UserError: a file does not fit this base, or is no adapter.
         """
-        parts = self.parts if is_last else _copied(self.parts)
-        for module in parts.modules.values():
-            module.to(self.device)
+        plan, parts = self.plan, self.parts if is_last else _copied(self.parts)
+        family, device = families.family_of(plan.facts), plan.device
+        autocast = None if plan.precision == "fp32" else DTYPES[plan.precision]
+        bring = partial(bring_only, parts, plan) if plan.draws_in_turn else None
+        if bring is None:
+            move_to(parts, plan, "sample")
         if parts.facts.is_undecided:
-            found = probe.ask(self.family, parts, self.device, self.autocast)
+            found = probe.ask(family, parts, device, autocast, bring or (lambda names: None))
             parts.facts = self.parts.facts = found.of(parts.facts)
         for one in worn:
             if one.strength:
                 methods.recognise(one.file).put_on(parts, one.file, one.strength)
-        return Sampler(self.family, parts, self.device, self.autocast)
+        return Sampler(family, parts, device, autocast, bring)
+
+    def draw(self, sampler: Sampler, request: Request) -> Image:
+        """Return a picture; where the card's memory runs out, one part after the other and in tiles."""
+        plan, parts = self.plan, sampler.parts
+
+        def usual() -> Image:
+            if not plan.draws_in_turn:
+                move_to(parts, plan, "sample")
+            return sampler.draw(request)
+
+        frugal = partial(sampler.draw, request, partial(bring_only, parts, plan), is_tiled=True)
+        return first_that_fits(usual, usual, frugal)
 
 
-def load(base: BaseSection, zero_terminal_snr: bool = False) -> Loaded:
-    """Load a base model as its settings say. With `zero_terminal_snr` it starts from pure noise, as it was
-    trained with that setting.
+def load(base: BaseSection, zero_terminal_snr: bool = False, size: tuple[int, int] = (0, 0)) -> Loaded:
+    """Load a base model as its settings say, to draw pictures of this width and height (0: its own). With
+    `zero_terminal_snr` it starts from pure noise, as it was trained with that setting.
 
     Raises:
-        UserError: it is not found.
+        UserError: it is not found, or cannot draw this size.
     """
-    import torch
-
-    from .hardware import detect
-
-    machine = detect()
-    has_bf16 = machine.card is not None and machine.card.has_bf16
-    dtype = {"cuda": torch.bfloat16 if has_bf16 else torch.float16}.get(machine.device, torch.float32)
     facts = with_prediction(families.recognise(base), base)
-    family = families.family_of(facts)
-    parts = family.load(facts, facts.parts, {p: torch.float32 if p == "vae" else dtype for p in facts.parts})
+    plan = drawing.plan(base, facts, hardware.detect(), size, zero_terminal_snr)
+    parts = loaded(plan, families.family_of(plan.facts))
     if zero_terminal_snr:
         parts.schedule = parts.schedule.rescaled()
-    return Loaded(family, parts, machine.device, None if dtype is torch.float32 else dtype)
+    return Loaded(plan, parts)
 
 
 def sampler(
@@ -108,5 +118,6 @@ def sampler(
 
 
 def _copied(parts: Parts) -> Parts:
-    """All but the VAE, which no adapter changes."""
-    return copy.deepcopy(parts, {id(parts.vae): parts.vae})
+    """All but VAE and T5, which no adapter changes."""
+    kept = [parts.modules[name] for name in (VAE, T5) if name in parts.modules]
+    return copy.deepcopy(parts, {id(module): module for module in kept})

@@ -38,10 +38,20 @@ class Request:
 
 
 class Sampler:
-    """Draws requests with a family's pipeline over live modules; the pipeline is built once."""
+    """Draws requests with a family's pipeline over live modules; the pipeline is built once. With `bring` its
+    parts take turns on the device.
+    """
 
-    def __init__(self, family: Family, parts: Parts, device: str, autocast: torch.dtype | None) -> None:
+    def __init__(
+        self,
+        family: Family,
+        parts: Parts,
+        device: str,
+        autocast: torch.dtype | None,
+        bring: Bring | None = None,
+    ) -> None:
         self.family, self.parts, self.device, self.autocast = family, parts, device, autocast
+        self._bring = bring or _leave
         self.pipeline = family.pipeline(parts)
         self.pipeline.set_progress_bar_config(disable=True)
 
@@ -78,7 +88,7 @@ class Sampler:
         With `bring` it takes more time and less memory: it is asked to have only those parts on the device
         that are at work. `is_tiled`: large pictures are decoded in tiles.
         """
-        first, bring = requests[0], bring or _leave
+        first, bring = requests[0], bring or self._bring
         with torch.no_grad(), evaluating(self.parts), self._autocast():
             bring(self.parts.facts.encoders)
             prompts = self._embed(requests)

@@ -64,15 +64,29 @@ def check(plan: Plan, ledger: Ledger, machine: Machine, disk_free: int) -> None:
             "Free some space, keep fewer checkpoints, or move the workspace to a larger disk.",
             "checkpoint.keep",
         )
-    memory = max(need.bytes for need in found if need.where == "memory") + PROGRAM_BYTES
-    there = machine.ram_free_bytes + machine.swap_free_bytes
+    memory, there = memory_needed(plan, ledger), memory_free(machine)
     if memory > there:
         raise UserError(
-            f"The run needs about {_gb(memory)} of main memory, and {_gb(there)} are free.",
+            f"The run needs {lack(memory, there)}.",
             "Set T5 to off, or close other programs."
             if T5 in plan.facts.encoders
             else "Close other programs, or choose a smaller model, resolution or batch.",
         )
+
+
+def memory_needed(plan: Plan, ledger: Ledger) -> int:
+    """Return the bytes of main memory that a plan holds at once at most, Python and torch included."""
+    return max(need.bytes for need in needs(plan, ledger) if need.where == "memory") + PROGRAM_BYTES
+
+
+def memory_free(machine: Machine) -> int:
+    """Return the bytes of main memory that a plan may use."""
+    return machine.ram_free_bytes + machine.swap_free_bytes
+
+
+def lack(needed: int, free: int) -> str:
+    """Say how much main memory there is, and how much is needed."""
+    return f"about {_gb(needed)} of main memory, and {_gb(free)} are free"
 
 
 def _gb(size: int) -> str:

@@ -16,18 +16,20 @@ import tiny
 import torch
 from conftest import Trainer
 from huggingface_hub import constants
+from PIL import ImageChops, ImageStat
 from safetensors.torch import load_file, save_file
 from test_sd3 import load, recognised
 from test_sdxl_files import export
 
-from sdtrainer import families, fitting, frozen, planner
+from sdtrainer import drawing, families, fitting, frozen, planner, result, storage
 from sdtrainer.events import Finished, Said
 from sdtrainer.families import BaseSection
 from sdtrainer.formats import mmdit
 from sdtrainer.hardware import CPU_ONLY, GIB, imagined
 from sdtrainer.memory import estimate
 from sdtrainer.plan import Plan
-from sdtrainer.seams import T5, Parts
+from sdtrainer.sample import Request
+from sdtrainer.seams import DENOISER, T5, VAE, Parts
 from sdtrainer.section import UserError
 from sdtrainer.training import setup
 from sdtrainer.training.quantized import quantise
@@ -259,3 +261,69 @@ def test_pictures_and_captions_are_encoded_with_only_what_it_takes_on_the_card(
     )
     trainer.run(run)
     assert brought == [("vae",), plan.facts.encoders]
+
+
+# -- main memory, and drawing alone -----------------------------------------------------------------
+
+
+def test_t5_is_left_out_where_main_memory_is_too_small_for_it(trainer: Trainer, published: Path) -> None:
+    """On a card with room for all of it."""
+    small = dataclasses.replace(imagined(24), ram_free_bytes=10 * GIB)
+    whole = planned(trainer, published, small, **USUAL)
+    found = fitting.fit(whole, small)
+    assert T5 not in found.plan.facts.encoders
+    (choice,) = [choice for choice in found.plan.choices if choice.path == "base.t5"]
+    assert choice.value == "off" and "of main memory, and 10.0 GB are free" in choice.why
+    storage.check(found.plan, found.ledger, small, 10**12)
+    asked = fitting.fit(planned(trainer, published, small, base__t5="plain", **USUAL), small)
+    with pytest.raises(UserError, match=r"of main memory, and 10\.0 GB are free\. Set T5 to off"):
+        storage.check(asked.plan, asked.ledger, small, 10**12)
+
+
+def test_drawing_alone_is_fitted_as_a_run_is(published: Path) -> None:
+    section, facts = BaseSection(path=str(published)), recognised(published)
+    plans = {gib: drawing.plan(section, facts, imagined(gib), (1024, 1024)) for gib in (24, 12, 8, 6)}
+    for gib, plan in plans.items():
+        ledger, room = estimate(plan), fitting.room_of(imagined(gib))
+        assert not ledger.unknown and room is not None and ledger.held("sample") <= room, gib
+    kept = [plan.t5_as if T5 in plan.facts.encoders else "off" for plan in plans.values()]
+    turns = [plan.draws_in_turn for plan in plans.values()]
+    assert kept == ["plain", "plain", "int8", "nf4"] and turns == [False, True, True, True]
+    small = dataclasses.replace(imagined(24), ram_free_bytes=10 * GIB)
+    assert T5 not in drawing.plan(section, facts, small).facts.encoders
+
+
+def test_what_draws_in_turn_or_with_t5_in_fewer_bits_draws_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = Request("a zib disc", "", 64, 64, 2, 3.0, 7)
+    exact = result.load(BaseSection(path=str(folder)))
+    picture = exact.draw(exact.wearing([], is_last=False), request)
+    copied = exact.wearing([], is_last=False).parts
+    assert copied.modules[T5] is exact.parts.modules[T5] and copied.denoiser is not exact.parts.denoiser
+    brought: list[tuple[str, ...]] = []
+    monkeypatch.setattr(result, "bring_only", lambda parts, plan, names: brought.append(tuple(names)))
+    in_turn = result.Loaded(dataclasses.replace(exact.plan, draws_in_turn=True), exact.parts)
+    assert in_turn.draw(in_turn.wearing([]), request).tobytes() == picture.tobytes()
+    assert brought == [exact.plan.facts.encoders, (DENOISER,), (VAE,)]
+    rounded = result.load(BaseSection(path=str(folder), t5="int8"))
+    assert nbytes(rounded.parts.modules[T5]) < nbytes(exact.parts.modules[T5]) / 2
+    other = rounded.draw(rounded.wearing([]), request)
+    assert 0 <= ImageStat.Stat(ImageChops.difference(picture, other)).mean[0] < 2
+
+
+def test_drawing_goes_on_by_parts_where_the_card_runs_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = result.load(BaseSection(path=str(folder), t5="off"))
+    sampler, ways = loaded.wearing([]), []
+
+    def draw(request: Request, bring: Any = None, is_tiled: bool = False) -> str:
+        ways.append((bring is not None, is_tiled))
+        if not is_tiled:
+            raise RuntimeError("CUDA out of memory")
+        return "picture"
+
+    monkeypatch.setattr(sampler, "draw", draw)
+    assert loaded.draw(sampler, Request("a", "", 64, 64, 1, 1.0, 1)) == "picture"
+    assert ways == [(False, False), (False, False), (True, True)]

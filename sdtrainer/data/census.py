@@ -94,6 +94,12 @@ class Census:
         return tuple(p for p in self.problems if p.level == "warning")
 
 
+def one_picture(side: int) -> Census:
+    """Return a folder that is imagined: one square picture of so many pixels."""
+    picture = Sample("picture.png", Path(), side, side, "a picture", ".txt", "", 1, 0, 0)
+    return Census(Path(), (picture,), (), "")
+
+
 def split(census: Census, part: float) -> tuple[Census, Census]:
     """Divide into (training, validation), `part` of the images going to validation but never the last one.
 

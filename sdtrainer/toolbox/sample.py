@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .. import families, files, recognition
 from ..chores import Answer, Doing
 from ..config import Config
-from ..events import PhaseBegan, Progress
+from ..events import PhaseBegan, Progress, Said
 from ..families import STARTER, BaseSection
 from ..formats import picture_text
 from ..formats.picture_text import Drawn, Named
@@ -25,6 +25,7 @@ from ..workspace import RunFolder, Workspace
 from .places import existing
 
 if TYPE_CHECKING:
+    from ..plan import Plan
     from ..result import Worn
     from ..sample import Request, Sampler
 
@@ -113,7 +114,11 @@ def work(settings: Settings, workspace: Workspace) -> Doing:
     strengths = list(dict.fromkeys(settings.strength)) if task.worn else [1.0]
     total = len(strengths) * len(settings.prompt)
     yield PhaseBegan("work", f"Loading {_name(task.base.path)}")
-    loaded = load(task.base, bool(task.config and task.config.noise.zero_terminal_snr))
+    is_zero = bool(task.config and task.config.noise.zero_terminal_snr)
+    loaded = load(task.base, is_zero, (settings.width, settings.height))
+    yield from (
+        Said("info", f"{c.why}.") for c in loaded.plan.choices if c.path == "base.t5" and c.value != "plain"
+    )
     folder = Path(settings.out).expanduser() if settings.out else workspace.drawings
     pictures: list[dict[str, Any]] = []
     yield PhaseBegan("work", f"Drawing {total} picture{'s' if total > 1 else ''}")
@@ -124,12 +129,19 @@ def work(settings: Settings, workspace: Workspace) -> Doing:
             sampler.use(settings.sampler)
         for request in _requests(settings, task, sampler.parts.facts):
             text = picture_text.written(_drawn(request, task, worn, sampler))
-            path = _save(sampler.draw(request), folder, _stem(task), text)
+            path = _save(loaded.draw(sampler, request), folder, _stem(task), text)
             pictures.append(
                 {"path": str(path), "prompt": request.prompt, "strength": strength, "seed": request.seed}
             )
             yield Progress(len(pictures), total, "pictures")
+        del sampler  # before another copy of the model is made
     return {"pictures": pictures, "what": settings.what}
+
+
+def _leaner(plan: Plan) -> Iterator[Said]:
+    """Say what T5 is read with less exactly, or not at all."""
+    chosen = [choice for choice in plan.choices if choice.path == "base.t5" and choice.value != "plain"]
+    yield from (Said("info", f"{choice.why}.") for choice in chosen)
 
 
 def told(answer: Answer) -> Iterator[str]:
