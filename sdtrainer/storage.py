@@ -66,12 +66,16 @@ def check(plan: Plan, ledger: Ledger, machine: Machine, disk_free: int) -> None:
         )
     memory, there = memory_needed(plan, ledger), memory_free(machine)
     if memory > there:
-        raise UserError(
-            f"The run needs {lack(memory, there)}.",
-            "Set T5 to off, or close other programs."
-            if T5 in plan.facts.encoders
-            else "Close other programs, or choose a smaller model, resolution or batch.",
-        )
+        raise UserError(f"The run needs {lack(memory, there)}.", *_remedy(plan))
+
+
+def _remedy(plan: Plan) -> tuple[str, str]:
+    """What needs less main memory, and the setting that it is about."""
+    if T5 in plan.facts.encoders:
+        return "Set T5 to off, or close other programs.", "base.t5"
+    if plan.device == "cpu" and plan.precision == "fp32":
+        return "Set Precision to bf16, which takes about half, or close other programs.", "train.precision"
+    return "Close other programs, or choose a smaller model, resolution or batch.", ""
 
 
 def memory_needed(plan: Plan, ledger: Ledger) -> int:

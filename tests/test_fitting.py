@@ -167,6 +167,10 @@ def test_main_memory_and_disk_must_suffice(trainer: Trainer, sd: Any) -> None:
         storage.check(plan, ledger, little, 100 * GIB)
     with pytest.raises(UserError, match=r"needs up to .* on the disk .* and 0\.0 GB are free"):
         storage.check(plan, ledger, plenty, 1000)
+    on_cpu = planner.draft(sd(), trainer.workspace, CPU_ONLY).plan
+    with pytest.raises(UserError, match="Set Precision to bf16") as refused:
+        storage.check(on_cpu, estimate(on_cpu), little, 100 * GIB)
+    assert refused.value.path == "train.precision"
 
 
 def test_a_run_that_the_disk_cannot_hold_is_refused_before_anything_is_loaded(

@@ -20,8 +20,9 @@ from test_sdxl_files import assert_same, export, skeleton
 from sdtrainer import anatomy, families
 from sdtrainer.config import build
 from sdtrainer.formats import ldm, mmdit, whole_model
-from sdtrainer.methods import method_of
-from sdtrainer.seams import DENOISER, T5, VAE, Facts, LearningRates, Noised, Parts
+from sdtrainer.methods import adapter, method_of
+from sdtrainer.seams import DENOISER, T5, VAE, ExportOrder, Facts, LearningRates, Noised, Parts
+from sdtrainer.section import UserError
 
 ENCODER, ENCODER_2 = ldm.ENCODER, ldm.ENCODER_2
 CAPTION = "a zib disc"
@@ -258,3 +259,79 @@ def test_diffusers_loads_a_lora(sd3: Path, tmp_path: Path, layout: str, dora: bo
         )
     torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
     assert (mine - plain).abs().max() > 1e-2
+
+
+# -- files of sd-scripts ------------------------------------------------------------------------------
+
+
+def of_sd_scripts(parts: Parts, path: Path, kind: str = "lora") -> dict[str, torch.Tensor]:
+    """Write an adapter for every layer of the transformer's blocks under the names of the original layout;
+    returns the changes of the weights by their names there.
+    """
+    file = mmdit.to_file(whole_model.states_of(parts), parts.facts.config)
+    generator, entries, deltas = torch.Generator().manual_seed(3), {}, {}
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    for key, weight in file.items():
+        name = key.removeprefix(ldm.UNET_PREFIX).removesuffix(".weight")
+        if not re.fullmatch(r"joint_blocks\.\d+\..*(qkv|proj|fc\d|adaLN_modulation\.1)", name):
+            continue
+        (rows, columns), layer = weight.shape, f"lora_unet_{name.replace('.', '_')}"
+        entries[f"{layer}.alpha"] = torch.tensor(1.0)
+        if kind == "lora":
+            up, down = random(rows, 2), random(2, columns)
+            entries |= {f"{layer}.lora_up.weight": up, f"{layer}.lora_down.weight": down}
+            deltas[key] = up @ down / 2
+        else:
+            a, b = (random(rows, 2) for _ in range(2)), (random(2, columns) for _ in range(2))
+            (a1, a2), (b1, b2) = a, b
+            entries |= {f"{layer}.hada_w1_a": a1, f"{layer}.hada_w1_b": b1}
+            entries |= {f"{layer}.hada_w2_a": a2, f"{layer}.hada_w2_b": b2}
+            deltas[key] = (a1 @ b1) * (a2 @ b2) / 2
+    assert len(deltas) == 2 * 10 - 3 + 2, "the last block says no words, the first has a second attention"
+    save_file(entries, path)
+    return deltas
+
+
+@pytest.mark.parametrize("kind", ["lora", "loha"])
+def test_an_adapter_under_the_original_names_changes_what_it_says(
+    sd3: Path, tmp_path: Path, kind: str
+) -> None:
+    parts, path = load(sd3), tmp_path / "theirs.safetensors"
+    deltas = of_sd_scripts(parts, path, kind)
+    before = mmdit.to_file(whole_model.states_of(parts), parts.facts.config)
+    before = {key: value.clone() for key, value in before.items()}
+    adapter.merge(parts, path, 0.5)
+    after = mmdit.to_file(whole_model.states_of(parts), parts.facts.config)
+    for key, value in before.items():
+        torch.testing.assert_close(after[key], value + 0.5 * deltas.get(key, 0.0), rtol=1e-5, atol=1e-5)
+
+
+def test_a_lora_goes_on_from_one_under_the_original_names(sd3: Path, tmp_path: Path) -> None:
+    parts, path = load(sd3), tmp_path / "theirs.safetensors"
+    deltas = of_sd_scripts(parts, path)
+    layers = {"targets": "own list", "own_targets": ["transformer_blocks.*"]}
+    section = build({"method": {"kind": "lora", "rank": 2, "init_from": str(path), **layers}}).method
+    lora = method_of("lora")
+    lora.suits(section, parts.facts)
+    lora.attach(parts, section, RATES)
+    result = lora.export(parts, section, ExportOrder(tmp_path, "mine", "fp32", ("diffusers",), {}))[0]
+    fresh = load(sd3)
+    before = mmdit.to_file(whole_model.states_of(fresh), fresh.facts.config)
+    before = {key: value.clone() for key, value in before.items()}
+    adapter.merge(fresh, result, 1.0)
+    after = mmdit.to_file(whole_model.states_of(fresh), fresh.facts.config)
+    for key, delta in deltas.items():
+        torch.testing.assert_close(after[key], before[key] + delta, rtol=1e-5, atol=1e-5)
+
+
+def test_what_cannot_be_divided_is_named(sd3: Path, tmp_path: Path) -> None:
+    name = "lora_unet_joint_blocks_0_x_block_attn_qkv"
+    save_file(
+        {f"{name}.lokr_w1": torch.ones(2, 2), f"{name}.lokr_w2": torch.ones(24, 8)},
+        tmp_path / "a.safetensors",
+    )
+    with pytest.raises(UserError, match=name):
+        adapter.merge(load(sd3), tmp_path / "a.safetensors", 1.0)

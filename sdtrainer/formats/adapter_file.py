@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..section import UserError
+from . import mmdit_adapters
 from .diffusers_names import METADATA_KEY
 from .kohya import module_name, with_text_model
 from .lycoris import rank
@@ -53,7 +54,8 @@ Layers = dict[str, dict[str, dict[str, T]]]
 def read(
     entries: Mapping[str, T], paths: Mapping[str, Iterable[str]], naming: Naming = SD_NAMING
 ) -> Layers[T]:
-    """Return the entries of a file by part ("unet", "text_encoder"), module path and word.
+    """Return the entries of a file, tensors that may be deferred, by part ("unet", "text_encoder"), module
+    path and word.
 
     `paths` are the module paths of the model by part.
 
@@ -66,14 +68,17 @@ def read(
         for path in modules
         for name in _names(part, path, naming)
     }
+    named: Mapping[str, Mapping[str, T]] = by_name(entries)
+    if naming.joint:
+        named = mmdit_adapters.translated(named, naming.joint)
     found: Layers[T] = {}
     left = []
-    for name, words in by_name(entries).items():
+    for name, words in named.items():
         if "" in words or name not in where:
             left += [f"{name}.{word}".rstrip(".") for word in words]
             continue
         part, path = where[name]
-        found.setdefault(part, {})[path] = words
+        found.setdefault(part, {})[path] = dict(words)
     if left or not found:
         raise misfit(left)
     return found

@@ -75,7 +75,7 @@ def is_one(configs: ldm.Configs) -> bool:
 
 def to_file(states: Mapping[str, ldm.State], configs: ldm.Configs) -> dict[str, torch.Tensor]:
     """Return the tensors of the file for the state dicts of transformer, VAE and CLIP's text encoders."""
-    names = _names(configs[DENOISER])
+    names = names_of(configs[DENOISER])
     ours = _turned(_fused(states[DENOISER]), configs[DENOISER])
     state = {ldm.UNET_PREFIX + ldm.renamed(key, names): value for key, value in ours.items()}
     state |= ldm.vae_to_file(states[VAE], configs[VAE])
@@ -91,7 +91,7 @@ def from_file(state: ldm.State, configs: ldm.Configs) -> dict[str, dict[str, tor
     Raises:
         UserError: a tensor inside one of them has an unknown name.
     """
-    names = {theirs: ours for ours, theirs in _names(configs[DENOISER]).items()}
+    names = {theirs: ours for ours, theirs in names_of(configs[DENOISER]).items()}
     theirs = _below(state, ldm.UNET_PREFIX)
     found = {DENOISER: {ldm.renamed(key, names): value for key, value in theirs.items()}}
     found[DENOISER] = _turned(_split(found[DENOISER]), configs[DENOISER])
@@ -169,8 +169,8 @@ def t5_from_file(state: ldm.State) -> dict[str, torch.Tensor]:
     return found | {"encoder.embed_tokens.weight": found["shared.weight"]}
 
 
-def _names(config: Mapping[str, Any]) -> dict[str, str]:
-    """The name in the file of every module of the transformer, by its name in diffusers."""
+def names_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the name in the file of every module of the transformer, by its name in diffusers."""
     return dict(_ENDS) | {
         f"transformer_blocks.{number}.{ours}": f"joint_blocks.{number}.{theirs}"
         for number in range(config["num_layers"])
@@ -209,11 +209,24 @@ def _turned(state: ldm.State, config: Mapping[str, Any]) -> dict[str, torch.Tens
     """Exchange scale and shift of the last norms, of picture and of words: the same either way."""
     import torch
 
-    last = ("norm_out.linear.", f"transformer_blocks.{config['num_layers'] - 1}.norm1_context.linear.")
+    last = tuple(f"{name}." for name in turned(config))
     return {
         key: torch.cat(value.chunk(2)[::-1]) if key.startswith(last) else value
         for key, value in state.items()
     }
+
+
+def turned(config: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the modules, by their names in diffusers, whose halves lie the other way round in the file."""
+    return "norm_out.linear", f"transformer_blocks.{config['num_layers'] - 1}.norm1_context.linear"
+
+
+def thirds(name: str) -> tuple[str, ...]:
+    """Return the modules of diffusers that a module of these tables stands for: query, key and value, or it
+    alone.
+    """
+    found = _QKV.sub(lambda m: f".{m[1].replace('_qkv', '_q')}.", f"{name}.")
+    return tuple(_third(found, x)[:-1] for x in "qkv") if found != f"{name}." else (name,)
 
 
 def _below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:

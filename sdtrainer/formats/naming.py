@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..seams import DENOISER, Facts
 from . import ldm
@@ -22,13 +23,15 @@ UNET, TRANSFORMER = "unet", "transformer"
 class Naming:
     """`prefixes` by the file's word for a part. `original` are the names in the original layout of the UNet's
     layers by those of diffusers; empty where adapter files have diffusers' names. `inside` are the same names
-    wherever there is a UNet, and `clips` the text encoders' as ComfyUI has them in its own files.
+    wherever there is a UNet, and `clips` the text encoders' as ComfyUI has them in its own files. `joint` is
+    the config of a transformer, whose layers in the original layout are others than diffusers'.
     """
 
     prefixes: Mapping[str, str]
     original: Mapping[str, str] = field(default_factory=dict)
     inside: Mapping[str, str] = field(default_factory=dict)
     clips: Mapping[str, str] = field(default_factory=dict)
+    joint: Mapping[str, Any] = field(default_factory=dict)
 
     def path(self, part: str, path: str) -> str:
         """Return a module path as the file has it, with dots: input_blocks.4.1.proj_in."""
@@ -64,7 +67,7 @@ def part_name(part: str, facts: Facts) -> str:
 def naming_of(facts: Facts) -> Naming:
     """Return how adapter files for this base model name its layers."""
     if facts.family == "sd3":
-        return replace(SD3_NAMING, clips=_TWO_CLIPS)
+        return replace(SD3_NAMING, clips=_TWO_CLIPS, joint=facts.config[DENOISER])
     if facts.family == "sdxl":
         names = ldm.names_of(DENOISER, facts.config[DENOISER], "both")
         return Naming(SDXL_PREFIXES, names, names, _TWO_CLIPS)

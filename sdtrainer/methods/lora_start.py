@@ -58,13 +58,16 @@ def take_over(file: str, parts: Parts) -> None:
     """
     from safetensors.torch import load_file
 
+    from ..formats import deferred
+
     header, attached, naming = _header(file), by_part(parts), naming_of(parts.facts)
-    _check_layers(file, adapter_file.read(header.tensors, paths(parts), naming), attached)
+    place = Path(file).expanduser()
+    _check_layers(file, adapter_file.read(deferred.tensors(place), paths(parts), naming), attached)
     if any(
         p.is_meta for layers in attached.values() for layer in layers.values() for p in layer.parameters()
     ):
         return
-    found = adapter_file.read(load_file(Path(file).expanduser()), paths(parts), naming)
+    found = adapter_file.read(load_file(place), paths(parts), naming)
     for part, layers in adapter_file.with_header_alphas(found, header.metadata).items():
         for path, tensors in layers.items():
             _copy(attached[part][path], tensors)
@@ -79,9 +82,7 @@ def matrices(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return layer.lora_A[NAME].weight.detach(), layer.lora_B[NAME].weight.detach()
 
 
-def _check_layers(
-    file: str, found: adapter_file.Layers[TensorInfo], attached: dict[str, dict[str, Any]]
-) -> None:
+def _check_layers(file: str, found: adapter_file.Layers[Any], attached: dict[str, dict[str, Any]]) -> None:
     for part, layers in found.items():
         for path, told in layers.items():
             if path not in attached.get(part, {}):
