@@ -355,3 +355,13 @@ def test_a_report_that_cannot_be_read_is_none(folder: Path, workspace: Workspace
     report.file_of(workspace.root, folder).write_text("{torn")
     assert report.newest(workspace.root, folder) is None
     assert work.told(check(folder, workspace))
+
+
+def test_a_finding_about_the_whole_set_is_not_counted_as_one_picture() -> None:
+    def said(*files: tuple[str, ...]) -> str:
+        findings = [{"files": names} for names in files]
+        group = {"title": "No caption", "level": "warn", "findings": findings}
+        return report.verdict({"groups": [group], "looked_inside": True})
+
+    assert said(()) == "Worth a look: no caption."
+    assert said(("a.png",), ("b.png",)) == "Worth a look: no caption (2)."

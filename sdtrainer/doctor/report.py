@@ -92,9 +92,15 @@ def verdict(report: Report) -> str:
     grave = [group for group in report["groups"] if group["level"] != "note"]
     if not grave:
         return f"Nothing to mend.{inside}"
-    things = [f"{group['title'].lower()} ({len(group['findings']):,})" for group in grave]
+    things = [f"{group['title'].lower()}{_how_many(group)}" for group in grave]
     shown = ", ".join(things[:3]) + (f" and {len(things) - 3} more" if len(things) > 3 else "")
     return f"{'Mend first' if light(report) == 'red' else 'Worth a look'}: {shown}.{inside}"
+
+
+def _how_many(group: Mapping[str, Any]) -> str:
+    """Say how many findings there are, unless one speaks of the whole set."""
+    findings = group["findings"]
+    return f" ({len(findings):,})" if any(finding["files"] for finding in findings) else ""
 
 
 def counted(report: Report) -> str:
