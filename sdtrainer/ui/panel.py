@@ -10,8 +10,9 @@ import gradio as gr
 from ..methods import method_of
 from ..plan import Plan, output_names
 from ..seams import DENOISER
+from ..section import UserError
 from . import words
-from .outlook import Outlook
+from .outlook import Outlook, Reading
 from .words import tag
 
 if TYPE_CHECKING:
@@ -58,10 +59,14 @@ class Panel:
             self.plan: _plan(outlook, costs),
             self.advice: _advice(outlook),
             self.train: gr.update(value=label, interactive=error is None),
-            self.why_not: tag("p", f"{words.safe(error.what)} {words.safe(error.hint)}", "bad")
-            if error
-            else "",
+            self.why_not: _why_not(error) if error else "",
         }
+
+
+def _why_not(error: UserError) -> str:
+    """Say what stands in the way; pictures that are still being read are no fault."""
+    looks = "quiet" if isinstance(error, Reading) else "bad"
+    return tag("p", f"{words.safe(error.what)} {words.safe(error.hint)}", looks)
 
 
 def _plan(outlook: Outlook, costs: Costs) -> str:
