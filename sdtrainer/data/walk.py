@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import sys
@@ -82,9 +81,11 @@ def _walk(root: Path, folder: str, files: list[Found], problems: list[Problem]) 
         elif entry.is_dir():
             _walk(root, path, files, problems)
         elif entry.is_file():
-            with contextlib.suppress(FileNotFoundError):  # it may go at any moment
+            try:
                 stat = entry.stat()
-                files.append(Found(path, stat.st_size, stat.st_mtime_ns, folder, extension_of(name)))
+            except FileNotFoundError:  # it may go at any moment
+                continue
+            files.append(Found(path, stat.st_size, stat.st_mtime_ns, folder, extension_of(name)))
 
 
 def extension_of(name: str) -> str:
