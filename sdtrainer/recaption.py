@@ -13,15 +13,17 @@ from .data import caption_edits
 from .data.caption_edits import OPERATIONS, EditSection, Operation
 from .data.caption_search import Known, SearchSection, found
 from .data.census import Census
-from .data.overlay import Overlay, overlay_for
+from .data.index import index_for
+from .data.overlay import Doing, Found, Overlay, Step, overlay_for
 from .data.scan import scan
 from .data.section import DataSection
-from .events import Event, PhaseBegan
+from .events import Event, PhaseBegan, Progress
 from .section import UserError, knob
 from .workspace import Workspace
 
 Answer = dict[str, Any]
 SHOWN = 20
+_STEPS = {"write": "Writing", "undo": "Putting back", "redo": "Writing again"}
 
 
 class Settings(EditSection, SearchSection):
@@ -46,12 +48,18 @@ def work(settings: Settings, workspace: Workspace) -> Generator[Event, None, Ans
     folder = Path(settings.folder).expanduser()
     yield PhaseBegan("work", "Reading captions")
     overlay = overlay_for(workspace.root, folder)
-    census = scan(folder, data, overlay)
+    census = scan(folder, data, overlay, index_for(workspace.root, folder))
     if settings.do in OPERATIONS:
         return _edit(settings, census, overlay)
     if settings.preview:
         raise UserError(f"Only look: '{settings.do}' has nothing to look at.", "Leave it out.", "preview")
-    return _STEPS[settings.do](census, overlay)
+    yield PhaseBegan("work", f"{_STEPS[settings.do]} text files")
+    if settings.do == "write":
+        written = yield from _counting(overlay.writing(census))
+        said = f"{len(written):,} text files written into {census.folder}."
+        return {"changes": [], "said": said, "left": []}
+    stepping = overlay.undoing() if settings.do == "undo" else overlay.redoing()
+    return _stepped((yield from _counting(stepping)), settings.do)
 
 
 def told(answer: Answer) -> Iterator[str]:
@@ -103,25 +111,18 @@ def _counted(captions: Iterable[str]) -> list[int]:
     return count_tokens(list(captions))
 
 
-def _undo(census: Census, overlay: Overlay) -> Answer:
-    return _stepped("Undone", overlay.undo())
+def _counting(doing: Doing[Found]) -> Generator[Event, None, Found]:
+    while True:
+        try:
+            done, total = next(doing)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        yield Progress(done, total, "text files")
 
 
-def _redo(census: Census, overlay: Overlay) -> Answer:
-    return _stepped("Done again", overlay.redo())
-
-
-def _stepped(word: str, step: Any) -> Answer:
+def _stepped(step: Step | None, word: str) -> Answer:
     if step is None:
         return {"changes": [], "said": "There is nothing left to go back or forth to.", "left": []}
     left = [f"{file} was changed since, and left as it is." for file in step.left]
-    return {"changes": [], "said": f"{word}: {step.what}. {len(step.names):,} pictures.", "left": left}
-
-
-def _write(census: Census, overlay: Overlay) -> Answer:
-    written = overlay.write_into_folder(census)
-    said = f"{len(written):,} text files written into {census.folder}."
-    return {"changes": [], "said": said, "left": []}
-
-
-_STEPS = {"undo": _undo, "redo": _redo, "write": _write}
+    did = "Undone" if word == "undo" else "Done again"
+    return {"changes": [], "said": f"{did}: {step.what}. {len(step.names):,} pictures.", "left": left}

@@ -16,8 +16,10 @@ from sdtrainer.data.caption_edits import OPERATIONS, EditSection, same_tag, tags
 from sdtrainer.data.caption_search import Known, SearchSection, found
 from sdtrainer.data.census import Sample
 from sdtrainer.data.overlay import Overlay, overlay_for
+from sdtrainer.events import Progress
 from sdtrainer.families import clip_tokenizer
 from sdtrainer.section import UserError, checked
+from sdtrainer.workspace import Workspace
 
 TAGS = st.sampled_from(["dog", "Dog", "red_hat", "red hat", "sky", "a  b", "^_^", "x.y", ""])
 CAPTIONS = st.one_of(st.lists(TAGS, max_size=6).map(", ".join), st.text(max_size=20).map(str.strip))
@@ -250,3 +252,14 @@ def test_settings_that_would_do_nothing_are_refused(folder, capsys):
 
         access = Access(Workspace(folder / "elsewhere"), is_public=True)
         access.check_section(checked(CHORES["captions"].settings, {"folder": str(folder)}, "captions"))
+
+
+def test_writing_and_taking_back_say_how_far_they_are(folder, tmp_path):
+    home = Workspace(tmp_path / "workspace")
+    overlay_for(home.root, folder).apply("Captions", {"a.png": "one", "b.png": "two"})
+    chore = CHORES["captions"]
+    for do in ("write", "undo", "redo"):
+        doing = chore.do(chore.check({"folder": str(folder), "do": do}), home)
+        *_, last = (event for event in doing if isinstance(event, Progress))
+        assert (last.done, last.total, last.unit) == (2, 2, "text files")
+    assert (folder / "a.txt").read_text() == "one"

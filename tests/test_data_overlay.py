@@ -272,7 +272,8 @@ def test_killed_while_writing_into_the_folder_nothing_is_lost(tmp_path, folder, 
 
     with monkeypatch.context() as patch, pytest.raises(OSError):
         patch.setattr(files, "write_bytes", dies)
-        overlay.write_into_folder(scan(folder, AUTO, overlay), lambda done, of: done < 3 or dies(folder, b""))
+        for done, _ in overlay.writing(scan(folder, AUTO, overlay)):
+            assert done < 3 or dies(folder, b"") is None
         raise OSError("never killed")
     overlay = again(overlay)
     captions = {s.path: s.caption for s in scan(folder, AUTO, overlay).samples}

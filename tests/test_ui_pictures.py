@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 from starlette.requests import Request
 
 from sdtrainer import classes, planner
+from sdtrainer import files as whole
 from sdtrainer.chores import CHORES
 from sdtrainer.data import caption_edits, prior
 from sdtrainer.data.census import Problem
@@ -23,9 +25,10 @@ from sdtrainer.job import JobsState
 from sdtrainer.section import UserError, override
 from sdtrainer.ui.access import Access
 from sdtrainer.ui.dataset.browse import Browse, _problems
+from sdtrainer.ui.dataset.changes import WRITE
 from sdtrainer.ui.dataset.class_images import ClassImages
 from sdtrainer.ui.dataset.diffs import diff
-from sdtrainer.ui.dataset.views import Sent
+from sdtrainer.ui.dataset.views import Moment, Sent
 from sdtrainer.ui.desk import Desk
 from sdtrainer.ui.listen import Given
 from sdtrainer.ui.thumbnails import KEPT, Thumbnails
@@ -136,6 +139,83 @@ def test_tags_counted_bit_by_bit_are_those_counted_at_once(
         browse.shelf.apply(f"Round {number}", texts)
         shelved = browse.shelf.look()
         assert browse.shelf.tags(shelved) == caption_edits.frequencies(captions(browse).values())
+
+
+def clicks(browse: Browse, event: Any) -> dict[Any, Any]:
+    """Do what a click on a button of the changes does; return all that the page shows afterwards."""
+    changes, given = browse.changes, Given({}, "owner", "page")
+    {"write": lambda: changes._ask(given, True), "no": lambda: changes._ask(given, False),
+     "yes": lambda: changes._write(given), "stop": lambda: browse.desk.errands.stop(WRITE),
+     "undo": lambda: changes._step("undo")}[event]()  # fmt: skip
+    return shown(browse)
+
+
+def shown(browse: Browse) -> dict[Any, Any]:
+    shelved = browse.shelf.look()
+    return browse.changes.render(Moment(browse.views["page"], shelved, ()))
+
+
+def files(browse: Browse) -> dict[str, str]:
+    folder = browse.shelf.look().census.folder
+    return {path.name: path.read_text() for path in folder.iterdir() if path.suffix != ".png"}
+
+
+def until_written(browse: Browse) -> dict[Any, Any]:
+    deadline = time.monotonic() + 30
+    while WRITE in browse.desk.errands.doing:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return shown(browse)
+
+
+def test_captions_are_written_into_the_folder_when_confirmed_and_taken_back(browse: Browse) -> None:
+    changes, before = browse.changes, files(browse)
+    assert not shown(browse)[changes.write]["interactive"]
+    browse.shelf.apply("Captions", {"a.png": "new a", "c.png": "caf\u00e9"})
+    asked = clicks(browse, "write")
+    assert asked[changes.box]["visible"] and asked[changes.yes]["value"] == "Write 2 text files"
+    assert "2 text files will be written" in asked[changes.question]
+    assert not clicks(browse, "no")[changes.box]["visible"] and files(browse) == before
+    clicks(browse, "write")
+    clicks(browse, "yes")
+    done = until_written(browse)
+    assert files(browse) == {"a.txt": "new a", "b.txt": "b, sky", "c.txt": "caf\u00e9"}
+    assert "2 text files written into" in done[changes.news] and not done[changes.stop]["visible"]
+    assert not done[changes.box]["visible"] and not done[changes.write]["interactive"]
+    undone = clicks(browse, "undo")
+    assert files(browse) == before and captions(browse)["a.png"] == "new a"
+    assert undone[changes.news] == "" and undone[changes.write]["interactive"]
+
+
+def test_writing_is_stopped_between_two_files_and_nothing_is_lost(
+    browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes, before, real = browse.changes, files(browse), whole.write_bytes
+    began = threading.Event()
+
+    def slow(path: Path, content: bytes) -> None:
+        real(path, content)
+        if path.suffix == ".txt":
+            began.set()
+            hand, _ = browse.desk.errands._hands[WRITE]
+            while not hand.is_stopped:
+                time.sleep(0.01)
+
+    new = {name: f"new {name}" for name in NAMES}
+    browse.shelf.apply("Captions", new)
+    with monkeypatch.context() as patch:
+        patch.setattr(whole, "write_bytes", slow)
+        clicks(browse, "yes")
+        assert began.wait(10) and shown(browse)[changes.stop]["visible"]
+        stopped = clicks(browse, "stop")
+    assert "No caption is lost" in stopped[changes.news] and stopped[changes.write]["interactive"]
+    assert files(browse) == before | {"a.txt": "new a.png"} and captions(browse) == new
+    clicks(browse, "yes")
+    until_written(browse)
+    assert files(browse) == {f"{name[0]}.txt": text for name, text in new.items()}
+    clicks(browse, "undo")
+    clicks(browse, "undo")
+    assert files(browse) == before and captions(browse) == new
 
 
 def test_a_page_is_sent_what_is_new_to_it(browse: Browse) -> None:

@@ -10,10 +10,10 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from .. import files
 from .census import Census, Sample
@@ -38,6 +38,9 @@ _WORDS = {
 }
 WRITTEN = "Written into the folder"
 _journals: dict[Path, Journal] = {}
+Found = TypeVar("Found")
+Doing = Generator[tuple[int, int], None, Found]
+"""Says how many text files are done, and of how many; it may be closed at any moment."""
 
 
 def overlay_for(workspace: Path, folder: Path) -> Overlay:
@@ -150,19 +153,30 @@ class Overlay:
         Text files that it wrote get their old bytes again. One that was changed since is left alone: newer
         work is never lost.
         """
-        return self._step("undo", lambda story: story.done, 0)
+        return _done(self.undoing())
 
     def redo(self) -> Step | None:
         """Do again what was undone last; None if there is none."""
-        return self._step("redo", lambda story: story.undone, 1)
+        return _done(self.redoing())
 
-    def write_into_folder(
-        self, census: Census, wrote: Callable[[int, int], object] = lambda done, of: None
-    ) -> list[Path]:
+    def write_into_folder(self, census: Census) -> list[Path]:
         """Write the edited captions as UTF-8 text files beside the images; return the files written.
 
         What was there is kept first, so that `undo` can put it back. The edits are forgotten at last: the
-        files now say it. `wrote` hears how many are written, of how many.
+        files now say it.
+        """
+        return _done(self.writing(census))
+
+    def undoing(self) -> Doing[Step | None]:
+        """Do what `undo` does, file by file. Closed early, it is still what `undo` would do next."""
+        return self._step("undo", lambda story: story.done, 0)
+
+    def redoing(self) -> Doing[Step | None]:
+        return self._step("redo", lambda story: story.undone, 1)
+
+    def writing(self, census: Census) -> Doing[list[Path]]:
+        """Do what `write_into_folder` does, file by file. Closed early, all edits are kept, and `undo` puts
+        back what was written.
         """
         stems = Counter(_stem(sample) for sample in census.samples)
         edited = [sample for sample in census.samples if self.caption(sample.path) is not None]
@@ -176,7 +190,7 @@ class Overlay:
         self._write(lambda story: kept.record(False))
         for done, (file, text) in enumerate(texts.values(), 1):
             files.write_bytes(file, text.encode())
-            wrote(done, len(texts))
+            yield done, len(texts)
         self._write(lambda story: _forget(texts, kept, story))
         return [file for file, _ in texts.values()]
 
@@ -190,12 +204,16 @@ class Overlay:
             self.path.with_suffix(".json").unlink(missing_ok=True)
         return written
 
-    def _step(self, word: str, stack: Callable[[Story], list[Change]], side: int) -> Step | None:
+    def _step(self, word: str, stack: Callable[[Story], list[Change]], side: int) -> Doing[Step | None]:
         """Text files first: a step that a crash cut off is taken again, and finds them as they should be."""
         if not stack(self._story):
             return None
         last = stack(self._story)[-1]
-        left = [name for name in last.files if not self._put_back(last.files[name], side)]
+        left = []
+        for done, name in enumerate(last.files, 1):
+            if not self._put_back(last.files[name], side):
+                left.append(name)
+            yield done, len(last.files)
 
         def record(story: Story) -> Record | None:
             is_last = bool(stack(story)) and stack(story)[-1].at == last.at
@@ -222,6 +240,14 @@ class Overlay:
             else:
                 files.write_bytes(file, wanted.encode("utf-8", "surrogateescape"))
         return held in texts
+
+
+def _done(doing: Doing[Found]) -> Found:
+    while True:
+        try:
+            next(doing)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
 
 
 def _forget(texts: Mapping[str, tuple[Path, str]], kept: Change, story: Story) -> Record | None:
