@@ -161,7 +161,8 @@ def _scan(
     try:
         return scan(path, config.data, overlay_for(home, path), index_for(home, path), told)
     except UserError as error:
-        raise UserError(error.what, error.hint, setting) from error
+        error.path = setting
+        raise
 
 
 def _stamps(model: Path) -> list[list[object]]:

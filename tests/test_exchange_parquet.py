@@ -20,7 +20,7 @@ from test_exchange import done, packed, picture, state, told
 
 from sdtrainer.data import parquet
 from sdtrainer.data.images import EXTENSIONS
-from sdtrainer.data.scan import scan
+from sdtrainer.data.scan import Packed, scan
 from sdtrainer.data.section import DataSection
 from sdtrainer.exchange import archives, shards
 from sdtrainer.exchange.columns import shard
@@ -126,6 +126,29 @@ def test_a_table_beside_the_pictures_says_their_captions(tmp_path, form):
     assert {s.path: s.caption for s in census.samples} == {"a/x.png": "first", "y.png": "second"}
     assert census.layout.endswith(f"captions from metadata.{form}")
     assert [problem.kind for problem in census.problems] == ["orphan caption"]
+
+
+@pytest.mark.parametrize("name", ["data/train-0.parquet", "metadata.parquet"])
+def test_a_training_folder_of_shards_is_to_be_imported_first(tmp_path, name):
+    source = written(tmp_path / "set" / name, image=[content()])
+    is_table = name == "metadata.parquet"
+    for chosen in [tmp_path / "set"] if is_table else [tmp_path / "set", source]:
+        with pytest.raises(UserError, match="no images" if is_table else "inside Parquet files") as raised:
+            scan(chosen, DataSection())
+        assert raised.value.path == "data.folder" and isinstance(raised.value, Packed) != is_table
+    (tmp_path / "set" / "a.png").write_bytes(content())
+    assert len(scan(tmp_path / "set", DataSection()).samples) == 1
+
+
+def test_a_folder_in_the_cache_of_the_hub_is_links_and_read_through_them(workspace, tmp_path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "0a1b").write_bytes(BY_DATASETS.read_bytes())
+    snapshot = tmp_path / "snapshots" / "c0ffee"
+    (snapshot / "data").mkdir(parents=True)
+    (snapshot / "data" / "train-00000-of-00001.parquet").symlink_to(tmp_path / "blobs" / "0a1b")
+    with pytest.raises(Packed):
+        scan(snapshot, DataSection())
+    assert done("import", workspace, source=str(snapshot), name="cards")["pictures"] == 3
 
 
 def test_what_is_no_picture_is_counted_and_left_out(workspace, tmp_path):

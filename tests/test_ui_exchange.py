@@ -1,5 +1,8 @@
 """Folders uploaded on the page: subfolders are kept, and no other file of the disk is taken."""
 
+import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import gradio as gr
@@ -7,27 +10,41 @@ import pytest
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from sdtrainer.section import UserError
+from sdtrainer.section import UserError, override
 from sdtrainer.ui.access import Access
+from sdtrainer.ui.dataset import Dataset
 from sdtrainer.ui.dataset.exchange import Exchange
 from sdtrainer.ui.desk import Desk
+from sdtrainer.ui.form import Form
 from sdtrainer.ui.listen import Given
 from sdtrainer.workspace import Workspace
 
+SHARD = Path(__file__).parent / "datasets" / "train-00000-of-00001.parquet"
+
 
 @pytest.fixture
-def exchange(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exchange:
+def desk(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "received"))
-    exchange = Exchange(Desk(workspace, Access(workspace)))
+    desk = Desk(workspace, Access(workspace))
+    yield desk
+    desk.close()
+
+
+@pytest.fixture
+def exchange(desk: Desk) -> Exchange:
+    exchange = Exchange(desk)
     with gr.Blocks():
         exchange.build()
     return exchange
 
 
-def received(name: str) -> str:
-    place = Path(get_upload_folder()) / name / "file.png"
+def received(name: str, file: Path | None = None) -> str:
+    place = Path(get_upload_folder()) / name / (file.name if file else "file.png")
     place.parent.mkdir(parents=True)
-    Image.new("RGB", (16, 16)).save(place)
+    if file:
+        shutil.copyfile(file, place)
+    else:
+        Image.new("RGB", (16, 16)).save(place)
     return str(place)
 
 
@@ -59,3 +76,34 @@ def test_only_files_of_the_dropped_folder_are_taken(exchange: Exchange, tmp_path
         with pytest.raises(UserError):
             exchange._take(Given({}, "owner", "page", {"files": files}))
     assert (tmp_path / "secret.png").exists() and not exchange.desk.workspace.uploads.exists()
+
+
+def test_an_uploaded_folder_of_parquet_files_is_imported(exchange: Exchange) -> None:
+    exchange._take(said(["cards/data/train.parquet", received("1", SHARD)], ["cards/a.txt", received("2")]))
+    desk = exchange.desk
+    assert "import" in desk.errands.doing
+    assert (exchange.uploaded / "cards" / "data" / "train.parquet").read_bytes() == SHARD.read_bytes()
+    desk.errands.stop("import")
+    assert not desk.workspace.uploads.exists() or not list(desk.workspace.uploads.glob("[!.]*"))
+
+
+def test_a_training_folder_of_parquet_files_can_be_imported_at_a_click(desk: Desk, tmp_path: Path) -> None:
+    shutil.copytree(SHARD.parent, tmp_path / "cards")
+    desk.project.change(override(desk.project.values, {"data.folder": str(tmp_path / "cards")}), "test")
+    dataset, given = Dataset(desk, Form()), Given({}, "owner", "page")
+    with gr.Blocks():
+        dataset.build()
+    source, exchange = dataset.source, dataset.exchange
+    assert source.show(desk.look(), given)[source.take]["visible"]
+    assert source._import(given) == {dataset.sections.chosen: exchange.title}
+    deadline = time.monotonic() + 60
+    while desk.errands.doing:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert exchange.show(desk.look(), given)[exchange.use]["visible"]
+    exchange._use(given)
+    outlook = desk.look()
+    assert outlook.census and len(outlook.census.samples) == 3
+    assert not source.show(outlook, given)[source.take]["visible"]
+    with pytest.raises(UserError, match="nothing to import"):
+        source._import(given)

@@ -21,12 +21,24 @@ from .masks import MaskFiles
 from .overlay import Overlay
 from .section import DataSection
 from .sources import FROM_FOLDER_NAME, Captions, kohya_folder
-from .texts import MAX_REPEATS
+from .texts import MAX_REPEATS, METADATA_NAMES
 from .walk import Found, walk
 
 TOLD_EVERY = 100
 Told = Callable[[int, int], object]
 """Hears how many pictures are read, of how many; what it raises ends the reading."""
+PACKED = ".parquet"
+
+
+class Packed(UserError):
+    """The images are inside Parquet files, and can be imported from there; `source` is what to import."""
+
+    def __init__(self, source: Path) -> None:
+        what = f"{source} holds its images inside Parquet files, from which nothing can be trained."
+        super().__init__(
+            what, "Import it first: under Import and export, or by the verb import.", "data.folder"
+        )
+        self.source = source
 
 
 def scan(
@@ -71,7 +83,7 @@ def _read(
     problems += _name_problems(chosen)
     problems += captions.problems(samples)
     if not samples:
-        raise _nothing_usable(root, problems)
+        raise _packed(root, files, problems) or _nothing_usable(root, problems)
     samples = list(framed(masks.given(samples, problems), overlay))
     return Census(root, tuple(samples), tuple(problems), _layout(samples))
 
@@ -103,9 +115,19 @@ def _checked(folder: Path) -> Path:
     if not folder.exists():
         what = f"The folder {folder} does not exist."
         raise UserError(what, "Check the path, or choose another folder.", path)
+    if folder.suffix.lower() == PACKED:
+        raise Packed(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is a file.", "Choose the folder that holds your images.", path)
     return folder.resolve()
+
+
+def _packed(root: Path, files: Iterable[Found], problems: Iterable[Problem]) -> Packed | None:
+    """Return what to say of a folder that holds its images in Parquet files, or in links to some."""
+    there = [*(found.path for found in files), *(problem.file for problem in problems)]
+    shards = [path for path in there if path.lower().endswith(PACKED)]
+    is_table = [path.rpartition("/")[2].lower() in METADATA_NAMES for path in shards]
+    return Packed(root) if shards and not all(is_table) else None
 
 
 def _nothing_usable(root: Path, problems: Sequence[Problem]) -> UserError:

@@ -29,7 +29,7 @@ class Dataset:
         self.desk, self.form = desk, form
         self.sections = Sections("dataset-parts")
         self.doctor = Doctor(desk)
-        self.source = Source(desk, form, self.doctor.newest)
+        self.source = Source(desk, form, self.doctor.newest, self.sections)
         self.browse = Browse(desk)
         self.captioning = Captioning(desk, self.browse)
         self.crops = Crops(desk, self.sections)

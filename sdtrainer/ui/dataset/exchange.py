@@ -11,6 +11,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from ...chores import Answer
+from ...data.images import EXTENSIONS
 from ...exchange.archives import WANTED
 from ...exchange.bringing import UPLOADED
 from ...exchange.pieces import free
@@ -92,12 +93,19 @@ class Exchange:
                 self.drop = gr.HTML(DROP, js_on_load=DROPPING, elem_id="drop-folder")
             with gr.Column(min_width=260):
                 self.archive = gr.File(
-                    label="Or a ZIP archive", file_types=[".zip"], height=140, elem_id="drop-zip"
+                    label="Or a ZIP archive or Parquet file",
+                    file_types=[".zip", ".parquet"],
+                    height=140,
+                    elem_id="drop-zip",
                 )
         self.into.build()
         self.use = gr.Button("Train on these pictures", size="sm", visible=False, elem_id="use-imported")
         gr.HTML(tag("h3", "Export") + tag("p", words.safe(OUT), "quiet"))
         self.out.build()
+
+    @property
+    def uploaded(self) -> Path:
+        return self.desk.workspace.cache / UPLOADED
 
     @property
     def states(self) -> set[Any]:
@@ -122,24 +130,29 @@ class Exchange:
     def _unpack(self, given: Given) -> dict[Any, Any]:
         """Import an archive as soon as it is there."""
         uploaded = Path(given[self.archive])
-        place = free(self.desk.workspace.cache / UPLOADED / uploaded.name)
+        place = free(self.uploaded / uploaded.name)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(uploaded, place)
         self.desk.begin("import", {"source": str(place), "name": ""})
         return {self.archive: None} | self.into.show()
 
     def _take(self, given: Given) -> dict[Any, Any]:
-        """Take an uploaded folder into the workspace, and train on it."""
+        """Take an uploaded folder into the workspace, and train on it; one of Parquet files is imported."""
         files = _uploaded(given.clicked.get("files"))
         tops = {path.parts[0] for path in files if len(path.parts) > 1}
         name = tops.pop() if len(tops) == 1 and all(len(path.parts) > 1 for path in files) else "uploaded"
-        target = free(self.desk.workspace.uploads / name)
+        is_packed = {path.suffix.lower() for path in files} & {*EXTENSIONS, ".parquet"} == {".parquet"}
+        target = free((self.uploaded if is_packed else self.desk.workspace.uploads) / name)
         for path, place in files.items():
             inner = path.relative_to(name) if path.parts[0] == name and len(path.parts) > 1 else path
             (target / inner).parent.mkdir(parents=True, exist_ok=True)
             shutil.move(place, target / inner)
-        self._train_on(target)
-        gr.Info(f"{words.count(len(files), 'file')} copied to {target}; you train on them now.", duration=6)
+        if is_packed:
+            self.desk.begin("import", {"source": str(target)})
+        else:
+            self._train_on(target)
+            copied = words.count(len(files), "file")
+            gr.Info(f"{copied} copied to {target}; you train on them now.", duration=6)
         self._drops += 1
         return {self.drop: f"{DROP}<!-- {self._drops} -->"}  # the same again would leave what was said there
 

@@ -11,6 +11,7 @@ import gradio as gr
 
 from ...data.census import Census
 from ...data.images import EXTENSIONS
+from ...data.scan import Packed
 from ...doctor import report as doctor
 from ...doctor.report import Report
 from ...section import UserError
@@ -19,10 +20,12 @@ from ..desk import Desk
 from ..form import Form
 from ..listen import Given
 from ..outlook import Outlook, Reading
+from ..sections import Sections
 from ..words import tag
+from .exchange import Exchange
 from .findings import LIGHTS
 
-CAPTION_FILES = (".txt", ".caption", ".jsonl", ".csv")
+CAPTION_FILES = (".txt", ".caption", ".jsonl", ".csv", ".parquet")
 
 
 class Source:
@@ -30,8 +33,10 @@ class Source:
 
     title = ""
 
-    def __init__(self, desk: Desk, form: Form, newest: Callable[[Census], Report | None]) -> None:
-        self.desk, self.form, self.newest = desk, form, newest
+    def __init__(
+        self, desk: Desk, form: Form, newest: Callable[[Census], Report | None], sections: Sections
+    ) -> None:
+        self.desk, self.form, self.newest, self.sections = desk, form, newest, sections
 
     def build(self) -> None:
         with gr.Row(equal_height=False):
@@ -45,6 +50,9 @@ class Source:
             )
             self.upload = gr.File(file_count="multiple", label="Pictures and caption files", height=140)
         self.found = gr.HTML(elem_id="found")
+        self.take = gr.Button(
+            "Import these pictures", variant="primary", size="sm", visible=False, elem_id="import-packed"
+        )
 
     @property
     def states(self) -> set[Any]:
@@ -52,17 +60,26 @@ class Source:
 
     @property
     def shows(self) -> list[Any]:
-        return [self.found]
+        return [self.found, self.take]
 
     def show(self, outlook: Outlook, given: Given) -> dict[Any, Any]:
         report = self.newest(outlook.census) if outlook.census else None
-        return {self.found: _found(outlook, report)}
+        return {self.found: _found(outlook, report), self.take: gr.update(visible=bool(_packed(outlook)))}
 
     def wire(self, refresh: Any) -> None:
         on = self.desk.on
         refresh(on(self.again.click, lambda given: self.desk.look_again(), (), ()))
         shows = [self.folder, self.upload]
+        refresh(on(self.take.click, self._import, (), [self.sections.chosen], trigger_mode="once"))
         refresh(on(self.upload.upload, self._upload, {self.upload, self.upload_name}, shows))
+
+    def _import(self, given: Given) -> dict[Any, Any]:
+        """Import what the folder holds in Parquet files, and show how far that is."""
+        packed = _packed(self.desk.look())
+        if packed is None:
+            raise UserError("There is nothing to import any more.", "Press 'Look again'.")
+        self.desk.begin("import", {"source": str(packed.source)})
+        return self.sections.show(Exchange.title)
 
     def _upload(self, given: Given) -> dict[Any, Any]:
         folder = self.desk.workspace.uploads / _folder_name(given[self.upload_name])
@@ -78,6 +95,12 @@ class Source:
         self.desk.look_again()
         self.desk.project.lay({"data.folder": str(folder)}, "", given.session)
         return {self.folder: str(folder), self.upload: None}
+
+
+def _packed(outlook: Outlook) -> Packed | None:
+    """Return what is wrong with the image folder, if it is that its images are to be imported."""
+    error = outlook.error
+    return error if isinstance(error, Packed) and error.path == "data.folder" else None
 
 
 def _folder_name(text: str) -> str:
