@@ -98,6 +98,9 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "workspace")
 
 
+DRAWING: dict[str, Any] = {"sample__prompts": ["a zib disc"]}
+
+
 @dataclass
 class Trainer:
     """Trains runs on the tiny base model, in this process, for a few steps."""
@@ -111,7 +114,8 @@ class Trainer:
         return configs.build(configs.override(self.values, dotted))
 
     def new(self, **changes: Any) -> RunFolder:
-        return workspaces.create_run(self.workspace.runs, self.config(**changes))
+        """A run that draws no pictures unless it is asked to."""
+        return workspaces.create_run(self.workspace.runs, self.config(**{"sample__prompts": []} | changes))
 
     def run(
         self,

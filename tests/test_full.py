@@ -13,7 +13,7 @@ import pytest
 import sd15
 import tiny
 import torch
-from conftest import Killed, Trainer
+from conftest import DRAWING, Killed, Trainer
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -438,7 +438,11 @@ def test_the_average_is_exported_and_draws_what_the_last_picture_shows(trainer: 
 
     runs = full(trainer, train_text_encoder=True)
     folder = runs.new(
-        optim__ema=True, optim__ema_decay=0.5, export__formats=["webui", "diffusers"], train__steps="6"
+        optim__ema=True,
+        optim__ema_decay=0.5,
+        export__formats=["webui", "diffusers"],
+        train__steps="6",
+        **DRAWING,
     )
     happened = runs.run(folder)
     saved = load_file(checkpoint.saved(folder.checkpoints)[-1] / "weights.safetensors")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Killed, Trainer
+from conftest import DRAWING, Killed, Trainer
 from safetensors.torch import load_file
 from torch.nn import functional
 
@@ -247,7 +247,7 @@ def test_a_run_on_four_bits_resumes_and_learns(trainer: Trainer) -> None:
 
     settings: dict[str, Any] = {
         "base__quantize": "nf4", "optim__lr": 1e-2, "train__steps": "8", "train__validate_every": "8",
-        "sample__every": "8", "sample__at_start": False,
+        "sample__every": "8", "sample__at_start": False, **DRAWING,
     }  # fmt: skip
     whole, cut = trainer.new(**settings), trainer.new(**settings)
     happened = trainer.run(whole)

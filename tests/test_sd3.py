@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from conftest import Killed, Trainer
+from conftest import DRAWING, Killed, Trainer
 from diffusers import StableDiffusion3Pipeline
 
 from sdtrainer import families
@@ -192,7 +192,7 @@ def runs(trainer: Trainer, sd3: Path) -> Trainer:
 
 
 def test_a_lora_is_trained_and_drawn(runs: Trainer) -> None:
-    happened = runs.run(runs.new(sample__every="2"))
+    happened = runs.run(runs.new(sample__every="2", **DRAWING))
     assert isinstance(happened[-1], Finished)
     assert [event.step for event in happened if isinstance(event, Sampled)] == [0, 2]
 

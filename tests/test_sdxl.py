@@ -11,7 +11,7 @@ import pytest
 import sdxl as published_sdxl
 import tiny
 import torch
-from conftest import Trainer
+from conftest import DRAWING, Trainer
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionXLPipeline
 
 from sdtrainer import families, methods, planner, result
@@ -169,7 +169,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", METHODS)
 def test_a_run_goes_from_pictures_to_a_file_that_draws(runs: Trainer, sdxl: Path, kind: str) -> None:
-    folder = runs.new(method=METHODS[kind], sample__every="2", sample__at_start=False)
+    folder = runs.new(method=METHODS[kind], sample__every="2", sample__at_start=False, **DRAWING)
     happened = runs.run(folder)
     assert isinstance(happened[-1], Finished)
     assert [event.step for event in happened if isinstance(event, Sampled)] == [2]

@@ -16,7 +16,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from conftest import Trainer, make_trainer
+from conftest import DRAWING, Trainer, make_trainer
 from test_train import assert_same, exported, losses, of
 
 from sdtrainer import fitting, frozen, planner
@@ -106,7 +106,7 @@ def run(trainer: Trainer, folder: RunFolder, *faults: Any) -> Seen:
 
 SETTINGS: dict[str, Any] = {
     "train__steps": "6", "train__validate_every": "3", "sample__every": "3", "checkpoint__every": "2",
-    "prior__class_prompt": "a disc", "prior__images": 2, "prior__steps": 1, "sample__steps": 1,
+    "prior__class_prompt": "a disc", "prior__images": 2, "prior__steps": 1, "sample__steps": 1, **DRAWING,
 }  # fmt: skip
 
 
@@ -282,7 +282,7 @@ def test_layers_can_go_to_main_memory_while_a_run_goes_on(trainer: Trainer) -> N
 
 
 def test_pictures_and_validation_are_left_out_rather_than_the_run(trainer: Trainer) -> None:
-    folder = trainer.new(train__steps="2", sample__every="0", train__validate_every="0")
+    folder = trainer.new(train__steps="2", sample__every="0", train__validate_every="0", **DRAWING)
     troubled = run(trainer, folder, failing("sampling", ALWAYS), failing("validation", ALWAYS))
     assert isinstance(troubled.happened[-1], Finished)
     assert not of(Sampled, troubled.happened) and not of(Validated, troubled.happened)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Trainer
+from conftest import DRAWING, Trainer
 from safetensors.torch import save_file
 
 from sdtrainer import families, planner
@@ -488,7 +488,7 @@ def test_the_result_is_drawn_with_as_the_run_drew(trainer: Trainer, new: Callabl
 
     from sdtrainer import result
 
-    folder = new(train__steps="4", sample__prompts=["a zib disc"], sample__every="4")
+    folder = new(train__steps="4", sample__every="4", **DRAWING)
     events = trainer.run(folder)
     assert isinstance(events[-1], Finished) and result.exported_file(folder).name == "test.safetensors"
     assert sorted(p.name for p in folder.output.iterdir()) == [

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Trainer
+from conftest import DRAWING, Trainer
 
 from sdtrainer import planner, trackers
 from sdtrainer.events import Event, Finished, Said, Stepped, Validated
@@ -29,7 +29,7 @@ def told(folder: Path) -> Any:
 def test_tensorboard_shows_what_the_run_said(trainer: Trainer) -> None:
     from PIL import Image
 
-    folder = trainer.new(run__tracker="tensorboard", train__steps="6", train__validate_every="3")
+    folder = trainer.new(run__tracker="tensorboard", train__steps="6", train__validate_every="3", **DRAWING)
     happened = trainer.run(folder)
     found = told(folder.path / "tensorboard")
     steps = [event for event in happened if isinstance(event, Stepped)]

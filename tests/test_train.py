@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Killed, Trainer
+from conftest import DRAWING, Killed, Trainer
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -64,7 +64,7 @@ def of(kind: type, happened: list[Event]) -> list[Any]:
 
 
 def test_run_ends_with_a_file_that_loads_and_says_how_it_was_made(trainer: Trainer) -> None:
-    folder = trainer.new()
+    folder = trainer.new(**DRAWING)
     happened = trainer.run(folder)
     finished = happened[-1]
     assert isinstance(finished, Finished) and finished.step == 12 and not finished.stopped
@@ -80,13 +80,13 @@ def test_run_ends_with_a_file_that_loads_and_says_how_it_was_made(trainer: Train
 
 
 def test_validation_loss_falls_when_trained_longer(trainer: Trainer) -> None:
-    folder = trainer.new(train__steps="150", optim__lr=1e-2, sample__prompts=[], train__validate_every="150")
+    folder = trainer.new(train__steps="60", optim__lr=2e-2, train__validate_every="60")
     first, last = of(Validated, trainer.run(folder))
     assert last.loss < 0.98 * first.loss
 
 
 def test_only_the_adapter_is_trained(trainer: Trainer, base: Path) -> None:
-    folder = trainer.new()
+    folder = trainer.new(train__steps="2")
     trainer.run(folder)
     saved = load_file(checkpoint.saved(folder.checkpoints)[-1] / "weights.safetensors")
     assert saved and all(".lora_A." in name or ".lora_B." in name for name in saved)
@@ -144,7 +144,7 @@ def test_stop_keeps_what_was_learnt(trainer: Trainer) -> None:
 
 
 def test_suspend_saves_and_resume_goes_on(trainer: Trainer) -> None:
-    folder = trainer.new(train__steps="40", sample__prompts=[])
+    folder = trainer.new(train__steps="20")
     happened = trainer.run(folder, on_event=_say("suspend"))
     assert isinstance(happened[-1], Suspended)
     after = trainer.run(folder)
@@ -152,10 +152,10 @@ def test_suspend_saves_and_resume_goes_on(trainer: Trainer) -> None:
 
 
 def test_pause_waits_and_go_resumes(trainer: Trainer) -> None:
-    folder = trainer.new(train__steps="40", sample__prompts=[])
+    folder = trainer.new(train__steps="20")
 
     def orders(event: Event, control: Control) -> None:
-        if isinstance(event, Stepped) and event.step < 40:
+        if isinstance(event, Stepped) and event.step < 20:
             control.put("pause")
         elif isinstance(event, Paused):
             control.put("go")
@@ -165,7 +165,7 @@ def test_pause_waits_and_go_resumes(trainer: Trainer) -> None:
 
 
 def test_sample_now_and_save_now(trainer: Trainer) -> None:
-    folder = trainer.new(train__steps="30", sample__every="0", checkpoint__every="0")
+    folder = trainer.new(train__steps="8", sample__every="0", checkpoint__every="0", **DRAWING)
 
     def orders(event: Event, control: Control) -> None:
         if isinstance(event, Validated) and event.step == 0:
@@ -173,12 +173,12 @@ def test_sample_now_and_save_now(trainer: Trainer) -> None:
             control.put("save")
 
     happened = trainer.run(folder, on_event=orders)
-    assert [e.step for e in of(Sampled, happened)] == [0, 0, 30]
-    assert [e.step for e in of(Saved, happened) if e.what == "checkpoint"] == [0, 30]
+    assert [e.step for e in of(Sampled, happened)] == [0, 0, 8]
+    assert [e.step for e in of(Saved, happened) if e.what == "checkpoint"] == [0, 8]
 
 
 def test_samples_do_not_disturb_training(trainer: Trainer) -> None:
-    with_samples, without = trainer.new(), trainer.new(sample__prompts=[], train__validate_every="0")
+    with_samples, without = trainer.new(**DRAWING), trainer.new(train__validate_every="0")
     trainer.run(with_samples)
     trainer.run(without)
     assert losses(with_samples) == losses(without)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Killed, Trainer
+from conftest import DRAWING, Killed, Trainer
 from safetensors.torch import load_file
 
 from sdtrainer import families, fitting, frozen, planner, storage
@@ -229,7 +229,7 @@ def test_a_run_is_the_same_run_and_resumes(trainer: Trainer) -> None:
     """Steps, pictures, validation and a checkpoint in between; the file is the same to the last bit."""
     settings: dict[str, Any] = {
         "train__checkpointing": "on", "train__steps": "8", "train__validate_every": "8",
-        "sample__every": "8", "sample__at_start": False,
+        "sample__every": "8", "sample__at_start": False, **DRAWING,
     }  # fmt: skip
 
     def new(part: float) -> RunFolder:
