@@ -42,13 +42,13 @@ class Changes:
             self.write = gr.Button(
                 "Write into the folder", size="sm", min_width=150, interactive=False, elem_id="write"
             )
+            self.stop = gr.Button("Stop", size="sm", min_width=80, visible=False, elem_id="write-stop")
         with gr.Group(visible=False, elem_id="write-box") as self.box:
             self.question = gr.HTML()
             with gr.Row(elem_classes="controls"):
                 self.yes = gr.Button("Write", variant="primary", size="sm", elem_id="write-yes")
                 self.no = gr.Button("Cancel", size="sm", elem_id="write-no")
         self.news = gr.HTML(elem_id="written")
-        self.stop = gr.Button("Stop", size="sm", visible=False, elem_id="write-stop")
 
     @property
     def shows(self) -> list[Any]:
