@@ -243,3 +243,42 @@ def test_an_uploaded_archive_is_gone_once_it_is_imported_and_others_stay(workspa
         assert done("import", workspace, source=str(place))["pictures"] == 1
     assert not (workspace.cache / "uploaded" / "set.zip").exists() and (tmp_path / "set.zip").exists()
     assert sorted(p.name for p in workspace.uploads.iterdir()) == ["set", "set-2"]
+
+
+@pytest.mark.parametrize("layout", ["kohya", "concepts"])
+def test_what_came_from_elsewhere_brings_no_files_of_this_machine(workspace, tmp_path, layout):
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "secret.png").write_bytes(picture())
+    (private / "secret.txt").write_text("secret")
+    config = {
+        "kohya": ("set.toml", f"[[datasets]]\n[[datasets.subsets]]\nimage_dir = '{private}'\n"),
+        "concepts": ("concepts.json", json.dumps([{"name": "a", "path": str(private)}])),
+    }[layout]
+    archive, uploaded = tmp_path / "set.zip", workspace.uploads / "set"
+    archive.write_bytes(packed([config, ("mine.png", picture("blue"))]))
+    uploaded.mkdir(parents=True)
+    (uploaded / config[0]).write_text(config[1])
+    for source in (archive, uploaded, uploaded / config[0]):
+        with pytest.raises(UserError, match="outside"):
+            done("import", workspace, source=str(source), name="new")
+    (tmp_path / config[0]).write_text(config[1])
+    assert done("import", workspace, source=str(tmp_path / config[0]))["pictures"] == 1, "one's own may"
+
+
+def test_the_prompts_of_a_concept_from_elsewhere_lie_in_the_archive(workspace, tmp_path):
+    secret, archive = tmp_path / "secret.txt", tmp_path / "set.zip"
+    secret.write_text("secret")
+    concept = {"path": "a", "text": {"prompt_source": "concept", "prompt_path": str(secret)}}
+    archive.write_bytes(packed([("concepts.json", json.dumps([concept])), ("a/x.png", picture())]))
+    done("import", workspace, source=str(archive))
+    assert {s.caption for s in told(workspace.uploads / "set").values()} == {""}
+
+
+@pytest.mark.parametrize("wrong", ["caption_extension = 'no/dot'", "num_repeats = 'many'"])
+def test_a_wrong_value_of_a_dataset_config_is_a_sentence(workspace, tmp_path, wrong):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.png").write_bytes(picture())
+    (tmp_path / "set.toml").write_text(f"[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'a'\n{wrong}\n")
+    with pytest.raises(UserError, match=r"set\.toml cannot be read"):
+        done("import", workspace, source=str(tmp_path / "set.toml"))

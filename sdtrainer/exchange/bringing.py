@@ -51,7 +51,7 @@ def work(settings: Settings, workspace: Workspace) -> Generator[Event, None, dic
     unpacked = workspace.cache / UNPACKED
     shutil.rmtree(unpacked, ignore_errors=True)
     try:
-        found = yield from _found(source, settings.caption_column, unpacked)
+        found = yield from _found(source, settings.caption_column, workspace)
         return (yield from _bring(found, _name(settings.name or _title(source)), workspace))
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
@@ -65,31 +65,33 @@ def told(answer: dict[str, Any]) -> Iterable[str]:
     yield answer["folder"]
 
 
-def read(source: Path) -> Set:
-    """Read a set by what it is. Raises UserError."""
+def read(source: Path, within: Path | None = None) -> Set:
+    """Read a set by what it is; what it names lies `within`. Raises UserError."""
     if source.is_dir():
         listed = source / onetrainer.CONCEPTS
         if listed.is_file():
-            return onetrainer.of_concepts(listed)
+            return onetrainer.of_concepts(listed, within)
         configs = [path for path in sorted(source.glob("*.toml")) if kohya.subset_count(path)]
-        return kohya.of_config(configs[0]) if configs else of_folder(source)
+        return kohya.of_config(configs[0], within) if configs else of_folder(source)
     readers = {".toml": kohya.of_config, ".json": onetrainer.of_concepts}
     reader = readers.get(source.suffix.lower())
     if reader is None:
         what = f"{source.name} is no ZIP archive, folder, .parquet, .toml or .json file."
         raise UserError(what, "Choose one of these.", "source")
-    return reader(source)
+    return reader(source, within)
 
 
-def _found(source: Path, column: str, unpacked: Path) -> Generator[Event, None, Set]:
+def _found(source: Path, column: str, workspace: Workspace) -> Generator[Event, None, Set]:
     """Read a set, after it was taken out of what it is packed in."""
+    unpacked = workspace.cache / UNPACKED
+    within = workspace.root if workspace.contains(source) else None
     if source.suffix.lower() == ".zip" and source.is_file():
         archived = unpacked / "archive"
         archived.mkdir(parents=True)
         yield PhaseBegan("work", f"Unpacking {source.name}")
         for done, total in archives.unpack(source, archived):
             yield Progress(done, total, "files")
-        source = _inner(archived)
+        source, within = _inner(archived), archived
     if paths := shards.listed(source):
         unpacked.mkdir(parents=True, exist_ok=True)
         root, pictures = source if source.is_dir() else source.parent, unpacked / "pictures"
@@ -99,7 +101,7 @@ def _found(source: Path, column: str, unpacked: Path) -> Generator[Event, None, 
     if column:
         what = f"Caption column: only Parquet files have columns, and {source.name} is none."
         raise UserError(what, "Leave it empty.", "caption_column")
-    return read(source)
+    return read(source, within)
 
 
 def _bring(found: Set, name: str, workspace: Workspace) -> Generator[Event, None, dict[str, Any]]:

@@ -18,6 +18,7 @@ from ..data.texts import decode, one_line, read_caption, repeats_of_folder
 from ..section import UserError
 from . import pieces as pieces_
 from .pieces import Piece, Set, flat, named_apart, of_folder, write_captions, write_mask, write_pictures
+from .places import Places
 
 NAMELESS = "images"
 UNTOLD = ("caption_prefix", "caption_suffix")
@@ -54,17 +55,18 @@ def write_config(pieces: Sequence[Piece], out: Path, home: Path) -> Iterator[int
     pieces_.whole_file(out / "dataset.toml", tomlkit.dumps(told))
 
 
-def of_config(config: Path) -> Set:
-    """Read a dataset config. Raises UserError."""
+def of_config(config: Path, within: Path | None = None) -> Set:
+    """Read a dataset config; `within` as for Places. Raises UserError."""
+    places = Places(config, within)
     try:
-        told = tomllib.loads(decode(config.read_bytes()))
-        subsets = list(_inherited(told))
+        subsets = list(_inherited(tomllib.loads(decode(config.read_bytes()))))
+        found = [_subset(places, number, subset) for number, subset in enumerate(subsets, 1)]
     except (tomllib.TOMLDecodeError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{config.name} cannot be read ({error}).", "Check the file.", "source") from error
-    if not subsets:
+    if not found:
         what = f"{config.name} names no pictures: it has no [[datasets.subsets]]."
         raise UserError(what, "Choose a dataset config.", "source")
-    return pieces_.joined(_subset(config, number, subset) for number, subset in enumerate(subsets, 1))
+    return pieces_.joined(found)
 
 
 def _placed(pieces: Sequence[Piece], folder: Callable[[Piece], str]) -> tuple[Piece, ...]:
@@ -92,13 +94,14 @@ def _inherited(told: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield {**above, **subset}
 
 
-def _subset(config: Path, number: int, told: Mapping[str, Any]) -> Set:
+def _subset(places: Places, number: int, told: Mapping[str, Any]) -> Set:
     if told.get("is_reg") or "image_dir" not in told:
         kind = "class images" if told.get("is_reg") else "pictures named by a metadata file"
         return Set((), (f"Subset {number} is left out: it holds {kind}.",))
-    folder = _found(config, str(told["image_dir"]))
+    folder = places.folder(str(told["image_dir"]))
     repeats, words = max(1, int(told.get("num_repeats", 1))), str(told.get("class_tokens") or "").strip()
-    masks = _found(config, str(told["conditioning_data_dir"])) if told.get("conditioning_data_dir") else None
+    masked = str(told.get("conditioning_data_dir") or "")
+    masks = places.folder(masked) if masked else None
     extension = str(told.get("caption_extension", ".caption"))
     read, place = of_folder(folder), f"{repeats}_{words}"
     if repeats == 1 and not words and not repeats_of_folder(folder.name):
@@ -117,16 +120,6 @@ def _subset(config: Path, number: int, told: Mapping[str, Any]) -> Set:
         )  # fmt: skip
     untold = [f"Subset {number}: {name} is not taken over." for name in UNTOLD if told.get(name)]
     return Set(tuple(pieces), (*read.notes, *untold))
-
-
-def _found(config: Path, folder: str) -> Path:
-    """Return a folder that a config names: as it says, or beside the config. Raises UserError."""
-    here = Path(folder.replace("\\", "/"))
-    for place in (here, config.parent / here, config.parent / here.name):
-        if place.is_dir():
-            return place.resolve()
-    what = f"{config.name} names the folder '{folder}', which is not there."
-    raise UserError(what, "Put it there.", "source")
 
 
 def subset_count(config: Path) -> int:

@@ -26,6 +26,7 @@ from .pieces import (
     write_mask,
     write_pictures,
 )
+from .places import Places
 
 CONCEPTS = "concepts.json"
 
@@ -44,14 +45,14 @@ def write(pieces: Sequence[Piece], out: Path, home: Path) -> Iterator[int]:
     whole_file(out / CONCEPTS, json.dumps(concepts, indent=4))
 
 
-def of_concepts(file: Path) -> Set:
-    """Read a list of concepts. Raises UserError."""
+def of_concepts(file: Path, within: Path | None = None) -> Set:
+    """Read a list of concepts; `within` as for Places. Raises UserError."""
+    places = Places(file, within)
     try:
-        told = json.loads(decode(file.read_bytes()))
-        concepts = [dict(concept) for concept in told]
+        found = [_pieces(places, dict(concept)) for concept in json.loads(decode(file.read_bytes()))]
     except (ValueError, TypeError) as error:
         raise UserError(f"{file.name} cannot be read ({error}).", "Check the file.", "source") from error
-    return joined(_pieces(file, concept) for concept in concepts)
+    return joined(found)
 
 
 def _concept(name: str, repeats: int, home: Path) -> dict[str, Any]:
@@ -67,11 +68,11 @@ def _concept(name: str, repeats: int, home: Path) -> dict[str, Any]:
     }
 
 
-def _pieces(file: Path, told: Mapping[str, Any]) -> Set:
+def _pieces(places: Places, told: Mapping[str, Any]) -> Set:
     name = str(told.get("name") or Path(str(told.get("path", ""))).name)
     if why := _left_out(told):
         return Set((), (f"The concept '{name}' is left out: {why}.",))
-    folder = _found(file, str(told.get("path", "")), name)
+    folder = places.folder(str(told.get("path") or ""))
     balancing = float(told.get("balancing", told.get("repeats", 1.0)))
     repeats = max(1, round(balancing)) if told.get("balancing_strategy", "REPEATS") == "REPEATS" else 1
     changed = f"The concept '{name}' is repeated {repeats} times, not {balancing:g}."
@@ -85,7 +86,7 @@ def _pieces(file: Path, told: Mapping[str, Any]) -> Set:
             path=f"{place}/{piece.file.relative_to(folder).as_posix()}",
             repeats=repeats,
             class_word="",
-            caption=_caption(piece, text, file.parent),
+            caption=_caption(piece, text, places),
         )
         for piece in read.pieces
         if below or piece.file.parent == folder
@@ -102,24 +103,14 @@ def _left_out(told: Mapping[str, Any]) -> str:
     return "it holds class images" if kind == "PRIOR_PREDICTION" else ""
 
 
-def _caption(piece: Piece, text: Mapping[str, Any], beside: Path) -> str:
+def _caption(piece: Piece, text: Mapping[str, Any], places: Places) -> str:
     match text.get("prompt_source", "sample"):
         case "concept":
-            prompts = Path(str(text.get("prompt_path", "")))
-            file = prompts if prompts.is_file() else beside / prompts.name
-            lines = decode(file.read_bytes()).splitlines() if file.is_file() else []
+            file = places.file(str(text.get("prompt_path") or ""))
+            lines = decode(file.read_bytes()).splitlines() if file else []
             return next((one_line(line) for line in lines if line.strip()), "")
         case "filename":
             return caption_of_name(piece.file.stem)
         case _:
             words = piece.file.with_suffix(".txt")
             return read_caption(words) if words.is_file() else ""
-
-
-def _found(file: Path, folder: str, name: str) -> Path:
-    here = Path(folder.replace("\\", "/"))
-    for place in (here, file.parent / here, file.parent / here.name):
-        if folder and place.is_dir():
-            return place.resolve()
-    what = f"The concept '{name}' names the folder '{folder}', which is not there."
-    raise UserError(what, "Put it there.", "source")
