@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tiny
-from conftest import Trainer
+from conftest import DRAWING, Trainer
 
 from sdtrainer import planner
 from sdtrainer.hardware import CPU_ONLY, Machine, imagined
@@ -308,7 +308,7 @@ def test_files_are_named_before_they_are_written(trainer: Trainer) -> None:
 
 
 def test_a_plan_comes_back_from_disk_as_it_was(trainer: Trainer) -> None:
-    folder = trainer.new(train__resolution=0)
+    folder = trainer.new(train__resolution=0, **DRAWING)
     made = drafted(trainer, imagined(8), train__resolution=0)
     assert planner.load(folder) is None
     planner.save(made, folder)
@@ -316,7 +316,7 @@ def test_a_plan_comes_back_from_disk_as_it_was(trainer: Trainer) -> None:
 
 
 def test_a_revision_is_a_new_number_and_the_rest_unchanged(trainer: Trainer) -> None:
-    folder = trainer.new()
+    folder = trainer.new(**DRAWING)
     made = drafted(trainer)
     planner.save(made, folder)
     revised = made.plan.revised(lr_scale=0.5, skipped=(7,))

@@ -246,7 +246,7 @@ def test_only_what_is_missing_is_drawn_after_a_kill_and_it_is_the_same(
 def draw_now(trainer: Trainer, until: int | None = None) -> dict[str, Any] | None:
     """Draw them without training; `until` so many lie there, as if it was killed then."""
     words = classes.as_words(trainer.config(**PRIOR, train__steps="1"))
-    doing = CHORES["classes"].do(CHORES["classes"].check({"settings": words}), trainer.workspace)
+    doing = classes.work(classes.Settings(settings=words), trainer.workspace)  # unpaced: every event comes
     while True:
         try:
             next(doing)
