@@ -162,11 +162,13 @@ def test_captions_are_typed_tagged_changed_at_once_undone_and_kept(page: Any, ad
     page.locator("#caption-tag").fill("night")
     page.locator("#caption-tag").press("Enter")
     shows(page, "#caption-text", "a zib robot, night")
-    caption.press("Control+Enter")
-    page.locator("#large-picture", has_text="2 of 12").wait_for()
+    for _ in range(3):  # quicker than the answers
+        caption.press("Control+Enter")
+    page.locator("#large-picture", has_text="4 of 12").wait_for()
     page.wait_for_function("document.querySelector('#caption-text').value != 'a zib robot, night'")
     caption.press("Escape")
-    page.keyboard.press("ArrowLeft")
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")
     shows(page, "#caption-text", "a zib robot, night")
     page.keyboard.press("Escape")
 

@@ -68,8 +68,8 @@ def captions(browse: Browse) -> dict[str, str]:
 
 
 def acts(browse: Browse, page: str, act: str, text: str, picture: str, **more: Any) -> dict[Any, Any]:
-    clicked = {"act": act, "picture": picture, "text": text, "number": time.monotonic_ns()} | more
-    return browse.editor._act(Given({}, "owner", page, clicked), browse._show)
+    done = {"act": act, "picture": picture, "text": text, "was": "", "number": time.monotonic_ns()} | more
+    return browse.editor._act(Given({}, "owner", page, {"acts": [done]}), browse._show)
 
 
 def opens(browse: Browse, page: str, picture: str) -> dict[Any, Any]:
@@ -98,6 +98,23 @@ def test_words_that_come_late_do_not_win_nor_go_to_another_picture(browse: Brows
     assert captions(browse)["b.png"] == "b, sky" and browse.views["late"].open == "b.png"
 
 
+def test_what_was_done_during_an_answer_is_done_once_and_in_turn(browse: Browse) -> None:
+    def done(number: int, act: str, was: str, text: str) -> dict[str, Any]:
+        return {"act": act, "picture": "a.png", "was": was, "text": text, "number": number}
+
+    def hears(*said: dict[str, Any]) -> dict[Any, Any]:
+        return browse.editor._act(Given({}, "owner", "quick", {"acts": list(said)}), browse._show)
+
+    opens(browse, "quick", "a.png")
+    first = done(1, "type", "a, sky", "a dog")
+    hears(first)
+    hears(first, done(2, "type", "a dog", "a, sky"), done(3, "next", "a, sky", "a, sky"))
+    assert captions(browse)["a.png"] == "a, sky" and browse.views["quick"].open == "b.png"
+    browse.shelf.apply("elsewhere", {"a.png": "new"})
+    hears(first, done(3, "next", "a, sky", "a, sky"), done(4, "next", "a, sky", "a, sky"))
+    assert captions(browse)["a.png"] == "new" and browse.views["quick"].open == "c.png"
+
+
 def test_another_page_shows_the_same(browse: Browse) -> None:
     opens(browse, "one", "a.png")
     opens(browse, "two", "a.png")
@@ -111,7 +128,7 @@ def test_another_page_shows_the_same(browse: Browse) -> None:
 
 def test_tags_are_removed_and_added(browse: Browse) -> None:
     opens(browse, "tags", "b.png")
-    told = acts(browse, "tags", "untag", "b, sky, <i>", "b.png", place="0")
+    told = acts(browse, "tags", "untag", "b, sky, <i>", "b.png", tag="b")
     assert captions(browse)["b.png"] == "sky, <i>" and "&lt;i&gt;" in told[browse.editor.text]
     acts(browse, "tags", "add", "sky, <i>", "b.png", tag="night, sky")
     assert captions(browse)["b.png"] == "sky, <i>, night"

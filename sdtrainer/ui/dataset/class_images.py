@@ -100,7 +100,7 @@ class ClassImages:
         on(self.card.stop.click, self._stop, (), shows, trigger_mode="once")
         on(self.back.click, lambda g: self._turn(g, -1), (), shows)
         on(self.forth.click, lambda g: self._turn(g, 1), (), shows)
-        on(self.grid.click, self._pick, (), shows, clicks=True, queue=False)
+        on(self.grid.click, self._pick, (), shows, clicks=True, queue=False, trigger_mode="multiple")
         on(self.bad.click, self._throw_bad, (), shows, trigger_mode="once")
         on(self.all.click, self._throw_all, (), shows, trigger_mode="once")
 

@@ -25,15 +25,31 @@ from .views import Moment, View, Views
 
 SUGGESTED = 300
 WRITES = """
-let timer = 0, count = 0, version = '';
+let timer = 0, waiting = 0, number = 0, version = '', was = '', acts = [], unheard = false;
 const box = () => element.querySelector('textarea');
 const adds = () => element.querySelector('#caption-tag');
-const told = act => ({
-  act, picture: element.querySelector('.writing').dataset.picture, text: box().value,
-  number: Date.now() * 100 + count++ % 100,
-});
 const later = () => { clearTimeout(timer); timer = 0; };
-const save = () => { later(); if (box()) trigger('input', told('type')); };
+const send = () => {  // one at a time: gradio drops what comes during an answer
+  waiting = setTimeout(answered, 1000);
+  unheard = false;
+  trigger('click', {acts});
+};
+const answered = () => {
+  waiting = 0;
+  if (unheard) send();
+};
+window.tellCaption = (act, more = {}) => {
+  later();
+  if (!box()) return;
+  const {picture} = element.querySelector('.writing').dataset, text = box().value;
+  number = Math.max(number + 1, Date.now());
+  acts = [...acts.slice(-19), {act, picture, was, text, number, ...more}];
+  was = text;
+  if (act === 'type') return trigger('input', {acts});
+  unheard = true;
+  if (!waiting) send();
+};
+const save = () => tellCaption('type');
 element.addEventListener('input', event => {
   if (event.target !== box()) return;
   clearTimeout(timer);
@@ -43,23 +59,23 @@ element.addEventListener('focusout', event => { if (event.target === box() && ti
 document.addEventListener('visibilitychange', () => { if (timer && element.isConnected) save(); });
 element.addEventListener('click', event => {
   const button = event.target.closest('[data-act]');
-  if (!button) return;
-  later();
-  trigger('click', told(button.dataset.act));
+  if (button) tellCaption(button.dataset.act);
 });
 element.addEventListener('keydown', event => {
   if (event.target !== adds() || event.key !== 'Enter' || !adds().value.trim()) return;
   event.preventDefault();
-  later();
-  trigger('click', {...told('add'), tag: adds().value});
+  tellCaption('add', {tag: adds().value});
 });
 const renew = () => {  // gradio keeps the fields of what it changes, and with them what was typed
   const writing = element.querySelector('.writing');
   if (!writing || writing.dataset.version === version) return;
   version = writing.dataset.version;
   later();
-  box().value = writing.dataset.text;
+  box().value = was = writing.dataset.text;
   adds().value = '';
+  if (!waiting) return;
+  clearTimeout(waiting);
+  waiting = setTimeout(answered, 50);  // not before gradio has done with this answer
 };
 new MutationObserver(renew).observe(element, {childList: true, subtree: true, attributes: true});
 renew();
@@ -68,18 +84,15 @@ document.querySelector('#editor')?.scrollIntoView({block: 'start'});
 CHIPS = """
 element.addEventListener('click', event => {
   const chip = event.target.closest('[data-act]');
-  const box = document.querySelector('#caption-text');
-  if (!chip || !box) return;
-  trigger('click', {
-    act: chip.dataset.act, place: chip.dataset.place, picture: box.closest('.writing').dataset.picture,
-    text: box.value, number: Date.now() * 100 + 99,
-  });
+  if (chip) tellCaption(chip.dataset.act, {tag: chip.dataset.tag});
 });
 """
 
 
 class Editor:
-    """Whatever is done brings along the text as it stands, and which picture it belongs to."""
+    """Whatever is done brings along the text as it was and as it is, which picture it belongs to, and what
+    was done just before, which may not have been heard.
+    """
 
     def __init__(self, desk: Desk, shelf: Shelf, views: Views) -> None:
         self.desk, self.shelf, self.views = desk, shelf, views
@@ -103,8 +116,8 @@ class Editor:
 
     def wire(self, show: Show, shows: list[Any]) -> None:
         act = lambda given: self._act(given, show)  # noqa: E731
-        for event in (self.text.input, self.text.click, self.about.click):
-            self.desk.on(event, act, (), shows, clicks=True, queue=False)
+        events = [self.text.input, self.text.click]
+        self.desk.on(events, act, (), shows, clicks=True, queue=False)
 
     def open(self, given: Given, path: str) -> None:
         """Show a picture large, among those found."""
@@ -136,27 +149,27 @@ class Editor:
 
     def _act(self, given: Given, show: Show) -> dict[Any, Any]:
         with self.views.lock:
-            self._do(given, given.clicked)
+            for done in given.clicked["acts"]:
+                if int(done["number"]) > self._newest[given.session]:
+                    self._newest[given.session] = int(done["number"])
+                    self._do(given, done)
         return show(given)
 
     def _do(self, given: Given, clicked: Mapping[str, Any]) -> None:
-        self._save(given, str(clicked["picture"]), str(clicked["text"]), int(clicked["number"]))
+        if clicked["text"] != clicked["was"]:
+            self._save(given, str(clicked["picture"]), str(clicked["text"]))
         match clicked["act"]:
             case "next" | "previous":
                 self._step(given, 1 if clicked["act"] == "next" else -1)
             case "close":
                 self.views.change(given.session, open="")
             case "untag":
-                self._retag(given, lambda tags: [t for n, t in enumerate(tags) if n != int(clicked["place"])])
+                self._retag(given, lambda tags: [t for t in tags if t != clicked["tag"]])
             case "add":
                 new = caption_edits.tags_of(str(clicked["tag"]))
                 self._retag(given, lambda tags: tags + [t for t in new if t not in tags])
 
-    def _save(self, given: Given, path: str, text: str, number: int) -> None:
-        """Keep what was typed, unless something typed later came first."""
-        if number <= self._newest[given.session]:
-            return
-        self._newest[given.session] = number
+    def _save(self, given: Given, path: str, text: str) -> None:
         shelved, caption = self.shelf.look(), one_line(text)
         if caption != _sample(shelved, path).caption:
             self.shelf.apply(f"Caption of {path}", {path: caption}, joins=True)
@@ -228,7 +241,7 @@ class Editor:
     def _about(self, moment: Moment, sample: Sample) -> str:
         shelved = moment.shelved
         tags = caption_edits.tags_of(sample.caption, shelved.section.tag_separator)
-        chips = "".join(_chip(place, name) for place, name in enumerate(tags)) if len(tags) > 1 else ""
+        chips = "".join(map(_chip, tags)) if len(tags) > 1 else ""
         trained = shelved.trained_as(sample.caption, sample.class_word)
         parts = [tag("div", chips, "chips") if chips else "", self._length(trained)]
         if sample.written[0] not in ("", sample.caption):
@@ -263,10 +276,8 @@ def _cut(text: str) -> str:
     return tag("mark", " | ", "cut").join(words.safe(piece) for piece in pieces)
 
 
-def _chip(place: int, name: str) -> str:
-    button = tag(
-        "button", "×", type="button", data_act="untag", data_place=place, aria_label=f"Remove {name}"
-    )
+def _chip(name: str) -> str:
+    button = tag("button", "×", type="button", data_act="untag", data_tag=name, aria_label=f"Remove {name}")
     return tag("span", words.safe(name) + button, "tag-chip")
 
 

@@ -76,7 +76,8 @@ class Grid:
         on(self.all.click, lambda g: self._select(g, True, show), (), shows, queue=False)
         on(self.none.click, lambda g: self._select(g, False, show), (), shows, queue=False)
         act = {"open": opens, "pick": lambda g: self._pick(g, show)}
-        on(self.grid.click, lambda g: act[g.clicked["act"]](g), (), shows, clicks=True, queue=False)
+        hears = {"clicks": True, "queue": False, "trigger_mode": "multiple"}  # quick clicks count, too
+        on(self.grid.click, lambda g: act[g.clicked["act"]](g), (), shows, **hears)
 
     def render(self, moment: Moment) -> dict[Any, Any]:
         view, found = moment.view, moment.found
