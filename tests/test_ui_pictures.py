@@ -115,6 +115,15 @@ def test_what_was_done_during_an_answer_is_done_once_and_in_turn(browse: Browse)
     assert captions(browse)["a.png"] == "new" and browse.views["quick"].open == "c.png"
 
 
+def test_what_the_page_marked_itself_is_drawn_anew_when_nothing_is_selected(browse: Browse) -> None:
+    page, grid = Given({}, "owner", "picks"), browse.grid
+    before = browse._show(page)[grid.grid]
+    clicked = Given({}, "owner", "picks", {"act": "pick", "on": True, "pictures": ["a.png", "b.png"]})
+    assert grid.grid not in grid._pick(clicked, browse._show)
+    after = grid._select(page, False, browse._show)[grid.grid]
+    assert "picked" not in after.replace("data-picks", "") and after != before, "gradio would leave the marks"
+
+
 def test_another_page_shows_the_same(browse: Browse) -> None:
     opens(browse, "one", "a.png")
     opens(browse, "two", "a.png")

@@ -90,11 +90,17 @@ class Grid:
             self.said: tag("p", _said(moment), "quiet"),
             self.all: gr.update(interactive=bool(found)),
             self.none: gr.update(interactive=bool(view.picked)),
-            self.grid: tag("div", cells, "pictures") if cells else tag("p", _nothing(moment), "quiet"),
+            self.grid: self._drawn(moment, cells),
             self.where: tag("span", f"Page {page + 1:,} of {pages:,}", "quiet") if pages > 1 else "",
             self.back: gr.update(visible=pages > 1, interactive=page > 0),
             self.on_: gr.update(visible=pages > 1, interactive=page < pages - 1),
         }
+
+    @staticmethod
+    def _drawn(moment: Moment, cells: str) -> str:
+        if not cells:
+            return tag("p", _nothing(moment), "quiet")
+        return tag("div", cells, "pictures", data_picks=moment.view.num_picks)
 
     def _long(self, moment: Moment, shown: Sequence[Sample]) -> set[str]:
         """Which captions do not fit one window of tokens."""
@@ -126,12 +132,14 @@ class Grid:
         return show(given)
 
     def _pick(self, given: Given, show: Show) -> dict[Any, Any]:
-        """Take in what was clicked; the page has drawn it already."""
+        """Take in what was clicked. The page has marked it already, which gradio does not know: what is shown
+        next must differ from what was shown before.
+        """
         pictures = frozenset(map(str, given.clicked["pictures"]))
         with self.views.lock:
-            picked = self.views[given.session].picked
-            picked = picked | pictures if given.clicked["on"] else picked - pictures
-            self.views.change(given.session, picked=picked)
+            view = self.views[given.session]
+            picked = view.picked | pictures if given.clicked["on"] else view.picked - pictures
+            self.views.change(given.session, picked=picked, num_picks=view.num_picks + 1)
         return {part: update for part, update in show(given).items() if part is not self.grid}
 
 

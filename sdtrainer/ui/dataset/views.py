@@ -17,14 +17,15 @@ from .shelf import Shelved
 
 @dataclass(frozen=True)
 class View:
-    """`picked` are the pictures selected. `open` is the one shown large, `order` those it was opened among;
-    the page's text field got `sent` (for the `version`th time), and holds `held` by now.
+    """`picked` are the pictures selected, in `num_picks` clicks. `open` is the one shown large, `order` those
+    it was opened among; the page's text field got `sent` (for the `version`th time), and holds `held` by now.
     """
 
     search: SearchSection = field(default_factory=SearchSection)
     edit: EditSection = field(default_factory=EditSection)
     page: int = 0
     picked: frozenset[str] = frozenset()
+    num_picks: int = 0
     open: str = ""
     order: Sequence[str] = ()
     sent: str = ""
