@@ -117,7 +117,7 @@ class Editor:
     def wire(self, show: Show, shows: list[Any]) -> None:
         act = lambda given: self._act(given, show)  # noqa: E731
         events = [self.text.input, self.text.click]
-        self.desk.on(events, act, (), shows, clicks=True, queue=False)
+        self.desk.on(events, act, (), shows, clicks=True, queue=False, trigger_mode="multiple")
 
     def open(self, given: Given, path: str) -> None:
         """Show a picture large, among those found."""
