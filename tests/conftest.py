@@ -98,6 +98,16 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "workspace")
 
 
+@pytest.fixture
+def other_precisions() -> Iterator[None]:
+    """accelerate allows one precision in a process; runs before and after are of another."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
 DRAWING: dict[str, Any] = {"sample__prompts": ["a zib disc"]}
 
 

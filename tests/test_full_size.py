@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
-from accelerate.state import AcceleratorState
 from conftest import Trainer
 from test_single_file import Peak
 
@@ -30,12 +28,7 @@ POOL = (0.02 * torch.randn(1 << 22, generator=torch.Generator().manual_seed(0)))
 """Numbers small enough that nothing overflows, from which every weight is cut."""
 
 
-@pytest.fixture(autouse=True)
-def any_precision() -> Iterator[None]:
-    """Accelerate keeps the precision of a process; each run has a process of its own but for tests."""
-    AcceleratorState._reset_state()
-    yield
-    AcceleratorState._reset_state()
+pytestmark = pytest.mark.usefixtures("other_precisions")
 
 
 def write_model(path: Path, base: str) -> None:

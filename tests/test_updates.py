@@ -5,14 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from conftest import Trainer
 from safetensors.torch import load_file
 from test_train import _die_at, _poison, assert_same, exported, losses, of
@@ -39,12 +37,7 @@ SHAPES = [(80, 100), (8, 320), (320,), (16, 16, 3, 3), ()]
 BF16, FULL = torch.bfloat16, {"kind": "full"}
 
 
-@pytest.fixture(autouse=True)
-def other_precisions() -> Iterator[None]:
-    """accelerate allows one precision in a process; runs before and after are of another."""
-    AcceleratorState._reset_state()
-    yield
-    AcceleratorState._reset_state()
+pytestmark = pytest.mark.usefixtures("other_precisions")
 
 
 def generator(seed: int = 0) -> torch.Generator:
