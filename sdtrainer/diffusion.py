@@ -219,40 +219,6 @@ def target(
     return alpha * noise - sigma * latents
 
 
-def to_x0(
-    prediction_type: PredictionType,
-    prediction: torch.Tensor,
-    noisy_latents: torch.Tensor,
-    schedule: Schedule,
-    t: torch.Tensor,
-) -> torch.Tensor:
-    """Return the clean latents that a prediction implies. With epsilon it is undefined where the SNR is 0."""
-    if prediction_type == "sample":
-        return prediction
-    alpha, sigma = schedule.alpha_sigma(t, noisy_latents)
-    if prediction_type == "epsilon":
-        return (noisy_latents - sigma * prediction) / alpha
-    assert prediction_type == "v_prediction", prediction_type
-    return alpha * noisy_latents - sigma * prediction
-
-
-def to_epsilon(
-    prediction_type: PredictionType,
-    prediction: torch.Tensor,
-    noisy_latents: torch.Tensor,
-    schedule: Schedule,
-    t: torch.Tensor,
-) -> torch.Tensor:
-    """Return the noise that a prediction implies. With sample it is undefined where the SNR is infinite."""
-    if prediction_type == "epsilon":
-        return prediction
-    alpha, sigma = schedule.alpha_sigma(t, noisy_latents)
-    if prediction_type == "sample":
-        return (noisy_latents - alpha * prediction) / sigma
-    assert prediction_type == "v_prediction", prediction_type
-    return alpha * prediction + sigma * noisy_latents
-
-
 def snr(schedule: Schedule, t: torch.Tensor) -> torch.Tensor:
     """Return the signal-to-noise ratio at t, (B,): 0 for pure noise, infinite for none."""
     alpha_bar = schedule.alphas_cumprod[t]

@@ -29,11 +29,6 @@ def target(latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     return noise - latents
 
 
-def to_x0(prediction: torch.Tensor, noisy_latents: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-    """Return the clean latents that a velocity implies."""
-    return noisy_latents - s.view(-1, *[1] * (noisy_latents.ndim - 1)).to(noisy_latents.dtype) * prediction
-
-
 def draw(
     generator: torch.Generator, batch: int, section: NoiseSection, shift_: float, device: torch.device | str
 ) -> torch.Tensor:

@@ -43,18 +43,17 @@ class Machine:
     card: Card | None
     ram_bytes: int
     ram_free_bytes: int
-    cores: int
     processes: int = 1
     swap_free_bytes: int = 0
 
 
-CPU_ONLY = Machine("cpu", None, 16 * GIB, 12 * GIB, 4)
+CPU_ONLY = Machine("cpu", None, 16 * GIB, 12 * GIB)
 
 
 def imagined(gib: float, name: str = "", capability: tuple[int, int] = (8, 6)) -> Machine:
     """Return a machine with a card of `gib` GiB, all of it free, for planning without one."""
     size = int(gib * GIB)
-    return Machine("cuda", Card(name or f"a {gib:g} GB card", size, size, capability), 32 * GIB, 24 * GIB, 8)
+    return Machine("cuda", Card(name or f"a {gib:g} GB card", size, size, capability), 32 * GIB, 24 * GIB)
 
 
 def gib_of(text: str, name: str = "Card") -> float:
@@ -80,7 +79,7 @@ def detect() -> Machine:
 
     memory = psutil.virtual_memory()
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    base = (memory.total, memory.available, os.cpu_count() or 1, processes, psutil.swap_memory().free)
+    base = (memory.total, memory.available, processes, psutil.swap_memory().free)
     if torch.cuda.is_available():
         index = int(os.environ.get("LOCAL_RANK", "0"))
         before = _ask_driver()  # torch takes some for itself as soon as it is asked
@@ -106,7 +105,7 @@ def quick() -> Machine:
     import psutil
 
     memory = psutil.virtual_memory()
-    base = (memory.total, memory.available, os.cpu_count() or 1, 1, psutil.swap_memory().free)
+    base = (memory.total, memory.available, 1, psutil.swap_memory().free)
     if seen := _ask_driver():
         name, free, total, capability = seen
         major, _, minor = capability.partition(".")

@@ -10,7 +10,7 @@ Shapes: B batch, C latent channels, H W pixels, h w latents, T tokens, D width.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
@@ -335,6 +335,3 @@ class Batch:
     tokens: Mapping[str, torch.Tensor] | None = None
     noised: Noised | None = None
     mask: torch.Tensor | None = None
-
-
-Batches = Iterator[Batch]

@@ -163,7 +163,7 @@ def test_memory_of_other_programs_is_not_free(vram: Vram) -> None:
     card = imagined(12).card
     assert card
     taken = hardware.Card(card.name, card.total_bytes, card.free_bytes - 4 * GIB, card.capability)
-    vram.desk.machine = hardware.Machine("cuda", taken, 32 * GIB, 24 * GIB, 8)
+    vram.desk.machine = hardware.Machine("cuda", taken, 32 * GIB, 24 * GIB)
     drawn = shown(vram)[vram.picture]
     assert "other programs" in drawn and "7.6 GB may be used" in drawn
 

@@ -116,9 +116,7 @@ def work(settings: Settings, workspace: Workspace) -> Doing:
     yield PhaseBegan("work", f"Loading {_name(task.base.path)}")
     is_zero = bool(task.config and task.config.noise.zero_terminal_snr)
     loaded = load(task.base, is_zero, (settings.width, settings.height))
-    yield from (
-        Said("info", f"{c.why}.") for c in loaded.plan.choices if c.path == "base.t5" and c.value != "plain"
-    )
+    yield from _leaner(loaded.plan)
     folder = Path(settings.out).expanduser() if settings.out else workspace.drawings
     pictures: list[dict[str, Any]] = []
     yield PhaseBegan("work", f"Drawing {total} picture{'s' if total > 1 else ''}")

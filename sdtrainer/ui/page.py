@@ -66,7 +66,7 @@ class Page:
                         self._tab("Method", self.method),
                         self._tab(VRAM, self.vram),
                     ]
-                    self.train_tab = self._tab("Train", self.train)
+                    self._tab("Train", self.train)
                     self._tab("Gallery", self.gallery)
                     self._tab("Runs", self.runs)
                     self.edit_tabs.append(self._tab("Tools", self.tools))

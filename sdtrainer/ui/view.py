@@ -85,7 +85,6 @@ class RunView:
     step: int = 0
     total: int = 0
     started_at: float = 0.0
-    changed_at: float = 0.0
     seconds_left: float | None = None
     seconds_per_step: float | None = None
     images_seen: int = 0
@@ -120,7 +119,6 @@ def reduce(view: RunView, event: Event) -> RunView:
     _TAKE[type(event)](view, event)
     view.word = heard(view.word, event)
     view.version += 1
-    view.changed_at = event.at
     return view
 
 
