@@ -219,14 +219,11 @@ def _kept(part: str, shapes: tuple[tuple[int, ...], ...], plan: Plan) -> list[Ro
     trained = _count_of(shapes)
     if not trained:
         return []
-    kept = {"optimizer": optim.state_bytes(optim.find(plan.optimizer), shapes)}
+    kept: dict[What, int] = {"optimizer": optim.state_bytes(optim.find(plan.optimizer), shapes)}
     if plan.config.optim.ema:
         kept["average"] = 4 * trained
-    return [
-        Row(part, phase, what, size)  # type: ignore[arg-type]
-        for phase in ("train", "sample", "export")
-        for what, size in kept.items()
-    ]
+    phases: tuple[Phase, ...] = ("train", "sample", "export")
+    return [Row(part, phase, what, size) for phase in phases for what, size in kept.items()]
 
 
 def _count_of(shapes: tuple[tuple[int, ...], ...]) -> int:

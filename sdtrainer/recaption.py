@@ -74,9 +74,9 @@ def told(answer: Answer) -> Iterator[str]:
 
 def _check(settings: Settings) -> None:
     """Refuse what would be passed over in silence."""
-    kind = OPERATIONS.get(settings.do)  # type: ignore[call-overload]
+    uses = next((kind.uses for word, kind in OPERATIONS.items() if word == settings.do), ())
     for name in EditSection.model_fields.keys() & settings.model_fields_set - {"do", "separator"}:
-        if name not in (kind.uses if kind else ()):
+        if name not in uses:
             title = Settings.model_fields[name].title
             raise UserError(f"{title} ({name}): '{settings.do}' does not use it.", "Leave it out.", name)
 
@@ -116,7 +116,7 @@ def _counting(doing: Doing[Found]) -> Generator[Event, None, Found]:
         try:
             done, total = next(doing)
         except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+            return end.value
         yield Progress(done, total, "text files")
 
 

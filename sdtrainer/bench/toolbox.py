@@ -71,11 +71,11 @@ def make(folder: Path, base: str) -> tuple[Path, Path]:
     configs = dict(facts.config) | {SCHEDULER: dict(ldm_shapes.SCHEDULER) | {"prediction_type": "epsilon"}}
     paths = folder / "base.safetensors", folder / "tuned.safetensors"
     for path, is_tuned in zip(paths, (False, True), strict=True):
-        states = {
+        states: dict[str, dict[str, Any]] = {
             part: {name: _weight(f"{part}.{name}", t, is_tuned) for name, t in state.items()}
             for part, state in empty.items()
         }
-        whole_model.write_file(path, WholeModel(facts.family, states, configs, {}), {}, None)  # type: ignore[arg-type]
+        whole_model.write_file(path, WholeModel(facts.family, states, configs, {}), {}, None)
     return paths
 
 
@@ -101,8 +101,7 @@ def run(verb: str, home: Path, *words: object) -> Verb:
     command = [sys.executable, "-m", "sdtrainer", verb, *map(str, words), "--json"]
     began = time.monotonic()
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as told:
-        to = {"stdout": said, "stderr": told}
-        process = subprocess.Popen(command, env=_environment(home), **to)  # type: ignore[call-overload]
+        process = subprocess.Popen(command, env=_environment(home), stdout=said, stderr=told)
         peak, processor = _watched(process)
         seconds = time.monotonic() - began
         said.seek(0), told.seek(0)

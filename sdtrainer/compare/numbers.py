@@ -219,6 +219,7 @@ def summary(score: Score, base: Losses) -> Summary:
     found = {}
     for column in COLUMNS:
         values = [column.of(trial, base) for trial in score.completed]
-        if values and None not in values:
-            found[column.name] = Numbers(tuple(float(value) for value in values))  # type: ignore[arg-type]
+        known = tuple(float(value) for value in values if value is not None)
+        if known and len(known) == len(values):
+            found[column.name] = Numbers(known)
     return Summary(score.name, score.title, score.rate, found)

@@ -139,8 +139,8 @@ class Overlay:
     @property
     def num_files(self) -> tuple[int, int]:
         """How many text files `undo` and `redo` would write or remove."""
-        stacks = (self._story.done, self._story.undone)
-        return tuple(len(stack[-1].files) if stack else 0 for stack in stacks)  # type: ignore[return-value]
+        done, undone = self._story.done, self._story.undone
+        return len(done[-1].files) if done else 0, len(undone[-1].files) if undone else 0
 
     @property
     def history(self) -> list[tuple[float, str]]:
@@ -247,7 +247,7 @@ def _done(doing: Doing[Found]) -> Found:
         try:
             next(doing)
         except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+            return end.value
 
 
 def _forget(texts: Mapping[str, tuple[Path, str]], kept: Change, story: Story) -> Record | None:

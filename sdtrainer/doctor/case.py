@@ -76,6 +76,9 @@ class Case:
         return {s.path: compose(s.caption, data, None, s.class_word) for s in self.census.samples}
 
 
+Find = Callable[[Case], Iterable[Finding]]
+
+
 @dataclass(frozen=True)
 class Check:
     """`about` says what it means for training, and what helps."""
@@ -84,7 +87,7 @@ class Check:
     title: str
     level: Level
     about: str
-    find: Callable[[Case], Iterable[Finding]]
+    find: Find
 
 
 def leave_out(*paths: str) -> Fix:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from ..data.census import Kind
 from ..data.images import Header
 from ..data.items import item_problems
-from .case import Case, Check, Finding, Fix, Level, leave_out
+from .case import Case, Check, Find, Finding, Fix, Level, leave_out
 
 EXTREME_RATIO = 3.0
 MUCH_LOST = 0.25
@@ -80,7 +80,7 @@ _FROM_READING: tuple[tuple[Kind, str, Level, str], ...] = (
 _NAMES: Mapping[Kind, str] = {"missing": "missing-file"}
 
 
-def from_reading(kind: Kind) -> object:
+def from_reading(kind: Kind) -> Find:
     def find(case: Case) -> Iterator[Finding]:
         for problem in case.problems:
             if problem.kind == kind:
@@ -181,7 +181,7 @@ def _pictures(count: int) -> str:
 
 CHECKS = (
     *(
-        Check(_NAMES.get(kind, kind.replace(" ", "-")), title, level, about, from_reading(kind))  # type: ignore[arg-type]
+        Check(_NAMES.get(kind, kind.replace(" ", "-")), title, level, about, from_reading(kind))
         for kind, title, level, about in _FROM_READING
     ),
     Check(

@@ -22,7 +22,7 @@ _EDGE, _BEYOND, _EMPTY = 0.9, 0.3, 0.97
 """How much ground there is in a strip's last row, beyond it at most, and in a strip with nothing on it."""
 _THIN, _THICK = 0.02, 0.4
 
-Sides = tuple[float, float, float, float]
+Sides = tuple[float, ...]
 
 
 class Look(NamedTuple):
@@ -41,7 +41,7 @@ class Look(NamedTuple):
     contrast: float
     transparent: float
     average: str
-    ring: tuple[float, float, float]
+    ring: tuple[float, ...]
     ring_spread: float
     frame: Sides
     band: Sides
@@ -64,7 +64,7 @@ def look_at(small: Image.Image) -> Look:
         contrast=round(float(grey.std()) / 255, 3),
         transparent=round(float((alpha < 0.5).mean()), 3) if alpha is not None else 0.0,
         average=average,
-        ring=tuple(round(float(c) / 255, 3) for c in ring.mean(0)),  # type: ignore[arg-type]
+        ring=tuple(round(float(c) / 255, 3) for c in ring.mean(0)),
         ring_spread=round(float(ring.std(0).mean()) / 255, 3),
         frame=frame,
         band=band,
@@ -109,7 +109,7 @@ def strips(colours: np.ndarray) -> tuple[Sides, Sides]:
     found = [_strip(side) for side in turned]
     frame = tuple(depth if is_empty else 0.0 for depth, is_empty in found)
     band = tuple(0.0 if is_empty else depth for depth, is_empty in found)
-    return frame, band  # type: ignore[return-value]
+    return frame, band
 
 
 def _strip(rows: np.ndarray) -> tuple[float, bool]:

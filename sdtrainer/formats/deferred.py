@@ -57,7 +57,10 @@ class Deferred:
         return self.then(lambda t: t.contiguous())
 
     def chunk(self, count: int) -> tuple[Deferred, ...]:
-        return tuple(self.then(lambda t, n=n: t.chunk(count)[n]) for n in range(count))  # type: ignore[misc]
+        def piece(number: int) -> Deferred:
+            return self.then(lambda t: t.chunk(count)[number])
+
+        return tuple(piece(number) for number in range(count))
 
     @property
     def T(self) -> Deferred:

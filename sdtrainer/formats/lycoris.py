@@ -20,8 +20,8 @@ Source of names and shapes: lycoris/modules in KohakuBlueleaf/LyCORIS.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from .naming import Naming
 
 Tensors = Mapping[str, "torch.Tensor"]
+
+
+class Shaped(Protocol):
+    """A tensor, or what a file's header says of one."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
 
 
 def to_lycoris(adapters: Mapping[str, Mapping[str, Tensors]], naming: Naming) -> dict[str, torch.Tensor]:
@@ -78,11 +85,11 @@ def changes(tensors: Tensors, weight: torch.Tensor, bias: torch.Tensor | None) -
     return found
 
 
-def rank(tensors: Mapping[str, object]) -> int:
-    """Return the rank of one layer's tensors (anything with a shape); 0 if it has none, as a whole LoKr."""
+def rank(tensors: Mapping[str, Shaped]) -> int:
+    """Return the rank of one layer's tensors; 0 if it has none, as a whole LoKr."""
     for word in ("lora_down", "lokr_w2_b", "lokr_w1_b", "hada_w1_b"):
         if word in tensors:
-            return tensors[word].shape[0]  # type: ignore[attr-defined]
+            return tensors[word].shape[0]
     return 0
 
 
@@ -108,11 +115,11 @@ def norm(tensors: Tensors) -> float:
     raise ValueError("no weight is changed")
 
 
-def extent(tensors: Mapping[str, object]) -> tuple[int, int]:
-    """Return how many rows and columns the weight has that the tensors (anything with a shape) change; a
+def extent(tensors: Mapping[str, Shaped]) -> tuple[int, int]:
+    """Return how many rows and columns the weight has that the tensors change; a
     convolution's columns are in x kh x kw. (0, 0) if they do not tell.
     """
-    shapes = {word: tuple(tensor.shape) for word, tensor in tensors.items()}  # type: ignore[attr-defined]
+    shapes = {word: tuple(tensor.shape) for word, tensor in tensors.items()}
     for words, read in _EXTENTS:
         if all(word in shapes for word in words):
             return read(*(shapes[word] for word in words))

@@ -134,7 +134,9 @@ def _between(base: torch.Tensor, new: torch.Tensor, strength: float) -> torch.Te
     return new if strength == 1 else base.float() + strength * (new.float() - base.float())
 
 
-def write_file(path: Path, model: WholeModel, metadata: Mapping[str, str], precision: Precision) -> None:
+def write_file(
+    path: Path, model: WholeModel, metadata: Mapping[str, str], precision: Precision | None
+) -> None:
     """Write the original single-file layout, with the configs and small tokenizers in its header."""
     for _ in writing_file(path, model, metadata, precision):
         pass

@@ -153,16 +153,17 @@ class Full(Method):
                     "Mend or remove the line.",
                     "method.lr_factors",
                 )
-        groups: dict[str, ParamGroup] = {}
+        rates: dict[str, float] = {}
+        groups: dict[str, list[torch.nn.Parameter]] = {}
         for part, names in chosen.items():
             weights = dict(parts.modules[part].named_parameters())
             rate = lrs.denoiser if part == DENOISER else lrs.text_encoder
             for name in names:
                 pattern, factor = next((f for f in factors if _fits(f[0], part, name)), ("", 1.0))
                 title = f"{part.replace('_', ' ')} {pattern.removeprefix(f'{part}.')}".strip()
-                group = groups.setdefault(title, ParamGroup(title, [], rate * factor))
-                group.parameters.append(_trainable(weights[name]))  # type: ignore[attr-defined]
-        return list(groups.values())
+                rates.setdefault(title, rate * factor)
+                groups.setdefault(title, []).append(_trainable(weights[name]))
+        return [ParamGroup(title, parameters, rates[title]) for title, parameters in groups.items()]
 
     def detach(self, parts: Parts, section: FullSection) -> None:
         """What was learnt stays: there is no second copy of the weights to go back to."""

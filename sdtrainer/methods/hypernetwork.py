@@ -241,7 +241,9 @@ def architecture_of(section: HypernetworkSection) -> Architecture:
 def _attached(parts: Parts) -> Networks:
     from . import hypernetwork_layers as layers
 
-    return parts.denoiser.get_submodule(layers.NAME)  # type: ignore[return-value]
+    networks = parts.denoiser.get_submodule(layers.NAME)
+    assert isinstance(networks, layers.Networks)
+    return networks
 
 
 def _widths(parts: Parts, section: HypernetworkSection) -> list[int]:

@@ -18,7 +18,9 @@ class LearntRows(torch.nn.Module):
     text encoder had before, None on the meta device.
     """
 
-    def __init__(self, table: torch.nn.Module, rows: torch.Tensor, first: int, tokenizer: Any) -> None:
+    def __init__(
+        self, table: torch.nn.Embedding | LearntRows, rows: torch.Tensor, first: int, tokenizer: Any
+    ) -> None:
         super().__init__()
         self.table, self.first, self.tokenizer = table, first, tokenizer
         self.rows = torch.nn.Parameter(rows)
@@ -27,7 +29,7 @@ class LearntRows(torch.nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The frozen table, (words, D)."""
-        return self.table.weight  # type: ignore[return-value]
+        return self.table.weight
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """(..., T) ids to (..., T, D) in the table's precision."""

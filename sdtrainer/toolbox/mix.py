@@ -184,7 +184,9 @@ class _Mixing:
         if adapters.is_dora(words):
             assert self._base
             weight = now(self._base.state(part)[adapters.stored_name(part, path)])
-        return adapters.change(words, weight)  # type: ignore[return-value]
+        change = adapters.change(words, weight)
+        assert change is not None, "more than the bias is changed"
+        return change
 
     def _cut(self, part: str, path: str, found: Any, shape: torch.Size) -> dict[str, Any]:
         self.total, self.lost = self.total + found.total, self.lost + found.lost

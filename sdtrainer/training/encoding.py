@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import torch
 
@@ -13,6 +14,8 @@ from ..events import Said
 from ..plan import Plan
 from ..seams import VAE, Conditioning, Family, Latents, Parts
 from .shortage import first_that_fits
+
+Made = TypeVar("Made", Latents, Conditioning)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Encoding:
         with torch.no_grad(), torch.autocast(torch.device(device).type, self.autocast, enabled=enabled):
             return self.family.encode_text(self.parts, tokens, self.plan.config.base.clip_skip, sizes)
 
-    def _slowly(self, what: str, made: Latents | Conditioning):  # type: ignore[no-untyped-def]
+    def _slowly(self, what: str, made: Made) -> Made:
         self.slow[what] += 1
         return made
 

@@ -56,7 +56,7 @@ class QuantizedLinear(torch.nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         kind, shape = self.kind, (self.out_features, self.in_features)
-        return _Product.apply(input, self.bias, self.codes, self.scales, kind, shape)  # type: ignore[return-value]
+        return _Product.apply(input, self.bias, self.codes, self.scales, kind, shape)
 
 
 class _Product(torch.autograd.Function):
@@ -76,7 +76,7 @@ class _Product(torch.autograd.Function):
             return functional.linear(input.to(dtype), weight, None if bias is None else bias.to(dtype))
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         codes, scales = ctx.saved_tensors
         weight = _whole(ctx.kind, codes, scales, ctx.shape, gradient.dtype)
         return (gradient @ weight).to(ctx.dtype), None, None, None, None, None

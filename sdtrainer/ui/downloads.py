@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -118,7 +119,7 @@ class _Outlet(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, piece) -> int:  # type: ignore[no-untyped-def, override]
+    def write(self, piece: Any) -> int:
         self._held += piece
         return len(piece)
 

@@ -21,6 +21,8 @@ from ..section import Knob
 
 Key = tuple[str, str, str]
 Updates = dict[Any, Any]
+Shape = Literal["choice", "choices", "switch", "whole", "number", "lines", "sizes", "numbers", "text"]
+_SHAPES: Mapping[Any, Shape] = {bool: "switch", int: "whole", float: "number"}
 
 
 @dataclass(frozen=True)
@@ -193,9 +195,7 @@ def merged(first: Updates, then: Updates) -> Updates:
     return first | then | both
 
 
-def shape(
-    knob: Knob,
-) -> Literal["choice", "choices", "switch", "whole", "number", "lines", "sizes", "numbers", "text"]:
+def shape(knob: Knob) -> Shape:
     """Say which kind of widget a setting needs, from its type."""
     kind = knob.annotation
     if get_origin(kind) is Literal:
@@ -206,7 +206,7 @@ def shape(
         return "choices" if get_origin(get_args(kind)[0]) is Literal else "lines"
     if isinstance(kind, UnionType):
         return "sizes"
-    return {bool: "switch", int: "whole", float: "number"}.get(kind, "text")  # type: ignore[return-value]
+    return _SHAPES.get(kind, "text")
 
 
 def label_of(knob: Knob) -> str:

@@ -63,7 +63,7 @@ class Bulk:
         self.desk.on(self.apply.click, lambda g: self._apply(g, show), uses, shows, trigger_mode="once")
 
     def render(self, moment: Moment) -> dict[Any, Any]:
-        used = OPERATIONS[moment.view.edit.do].uses  # type: ignore[index]
+        used = OPERATIONS[moment.view.edit.do].uses
         shown = {field.widget: gr.update(visible=name in used) for name, field in self.fields.items()}
         try:
             after = self._edited(moment)

@@ -13,7 +13,7 @@ from ...chores import CHORES
 from ...config import Config
 from ...data.census import Census
 from ...data.images import EXTENSIONS
-from ...data.overlay import Overlay, overlay_for
+from ...data.overlay import Overlay, Table, overlay_for
 from ...decisions import resolutions_of
 from ...doctor import report
 from ...doctor.report import Report
@@ -205,14 +205,14 @@ def _file(finding: Mapping[str, Any]) -> str:
 
 def _fix(overlay: Overlay, chosen: list[Mapping[str, Any]], label: str) -> None:
     """Lay the remedies of this label into the overlay, in one change for each table."""
-    values: dict[str, dict[str, Any]] = {}
+    values: dict[Table, dict[str, Any]] = {}
     for fix in _fixes(chosen, label):
         values.setdefault(fix["table"], {}).update(fix["values"])
     if not values:
         raise UserError("This was answered already.", "")
     for table, entries in values.items():
         of = next(iter(entries)) if len(entries) == 1 else words.count(len(entries), "picture")
-        overlay.apply(f"{label}: {of}", entries, table)  # type: ignore[arg-type]
+        overlay.apply(f"{label}: {of}", entries, table)
 
 
 def _fixes(chosen: list[Mapping[str, Any]], label: str) -> Iterator[Mapping[str, Any]]:
