@@ -55,7 +55,7 @@ class Chore:
         return self._module.told(answer)
 
     def do(self, settings: Section, workspace: Workspace) -> Doing:
-        """Do it here. Progress comes at most four times a second, with the time that is left."""
+        """Do it here. Progress comes at once, then at most four times a second, with the time left."""
         return _paced(self._module.work(settings, workspace))
 
     @property
@@ -126,16 +126,17 @@ def _served(chore: Chore, question: Mapping[str, Any], say: Callable[[str], None
 
 
 def _paced(doing: Doing) -> Doing:
-    pace = Pace()
+    pace, has_said = Pace(), False
     while True:
         try:
             event = next(doing)
         except StopIteration as end:
             return cast(Answer, end.value)
         if isinstance(event, PhaseBegan):
-            pace = Pace()
+            pace, has_said = Pace(), False
         if isinstance(event, Progress):
-            if not pace.is_due() and event.done < event.total:
+            if has_said and not pace.is_due() and event.done < event.total:
                 continue
+            has_said = True
             event = replace(event, seconds_left=pace.seconds_left(event.done, event.total))
         yield event

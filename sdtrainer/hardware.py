@@ -45,6 +45,7 @@ class Machine:
     ram_free_bytes: int
     processes: int = 1
     swap_free_bytes: int = 0
+    processor_has_bf16: bool = False
 
 
 CPU_ONLY = Machine("cpu", None, 16 * GIB, 12 * GIB)
@@ -79,7 +80,8 @@ def detect() -> Machine:
 
     memory = psutil.virtual_memory()
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    base = (memory.total, memory.available, processes, psutil.swap_memory().free)
+    swap = psutil.swap_memory().free
+    base = (memory.total, memory.available, processes, swap, _processor_has_bf16())
     if torch.cuda.is_available():
         index = int(os.environ.get("LOCAL_RANK", "0"))
         before = _ask_driver()  # torch takes some for itself as soon as it is asked
@@ -91,6 +93,14 @@ def detect() -> Machine:
     if torch.backends.mps.is_available():
         return Machine("mps", Card("Apple GPU", memory.total, memory.available, (0, 0)), *base)
     return Machine("cpu", None, *base)
+
+
+def _processor_has_bf16() -> bool:
+    """bf16 in hardware: torch computes with it everywhere, but on other processors slower than in fp32."""
+    import torch
+
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def moves_card_memory() -> bool:

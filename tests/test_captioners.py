@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from sdtrainer import captioners, hub
+from sdtrainer import captioners, hardware, hub
 from sdtrainer.captioners import Name, Picture, captioner, room, writing
 from sdtrainer.captioners.section import Settings
 from sdtrainer.data.census import Sample
@@ -69,14 +70,54 @@ def test_an_instruction_changes_what_is_written(name: Name, folders: dict[str, P
     assert second.startswith("a photo of") or name != "blip"
 
 
-def test_florence_and_qwen_write_at_the_chosen_length(folders: dict[str, Path]) -> None:
-    for name in ("florence2", "qwen"):
+def test_some_write_at_the_chosen_length(folders: dict[str, Path]) -> None:
+    for name in ("florence2", "qwen", "joycaption"):
         by = captioner(name)  # type: ignore[arg-type]
         texts = {
             by.load(folders[name], "cpu", "fp32", Settings(detail=d, max_tokens=8))(PICTURES[:1])[0]  # type: ignore[arg-type]
             for d in ("short", "medium", "long")
         }
         assert len(texts) > 1, name
+
+
+@pytest.mark.parametrize("sort", ["qwen35", "blip2_t5"])
+def test_other_models_of_a_kind_write_too(sort: str, tmp_path: Path) -> None:
+    """A batch as its pictures one by one, in all its bits and in 8: each has layers or a way of its own."""
+    folder = getattr(tiny_captioners, f"make_{sort}")(tmp_path / sort)
+    by = captioner("qwen" if sort == "qwen35" else "blip2")
+    caption = by.load(folder, "cpu", "fp32", Settings(max_tokens=8))
+    alone = [caption([one])[0] for one in PICTURES]
+    assert caption(PICTURES) == alone and all(alone)
+    assert len(by.load(folder, "cpu", "int8", Settings(max_tokens=8))(PICTURES[:1])) == 1
+
+
+def test_a_model_that_thinks_first_is_told_that_it_has(tmp_path: Path) -> None:
+    folder = tiny_captioners.make_qwen35(tmp_path / "qwen35")
+    by = captioner("qwen")
+    tools, model = by.tools(folder), by._model(folder, "cpu", "fp32")  # type: ignore[attr-defined]
+    asked = by.inputs(tools, model, [PICTURES[0].image], Settings())  # type: ignore[attr-defined]
+    told = tools.tokenizer.decode(asked.tensors["input_ids"][0])
+    assert told.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3000, 2), (2, 900)])
+def test_pictures_of_odd_shapes_are_captioned(size: tuple[int, int], folders: dict[str, Path]) -> None:
+    caption = captioner("qwen").load(folders["qwen"], "cpu", "fp32", Settings(max_tokens=5))
+    assert caption([picture("red", size)]) != []
+
+
+def test_in_8_bits_only_the_matrices_are_kept_so(folders: dict[str, Path]) -> None:
+    import torch
+
+    from sdtrainer.training.quantized import QuantizedLinear
+
+    for name in MODELS:
+        model = captioner(name)._model(folders[name], "cpu", "int8")  # type: ignore[attr-defined,arg-type]
+        layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+        assert layers and all(isinstance(layer, QuantizedLinear) for layer in layers), name
+        kept = {n: t.dtype for n, t in model.state_dict().items() if t.is_floating_point()}
+        assert {dtype for n, dtype in kept.items() if n.endswith(".scales")} == {torch.float32}, name
+        assert len({dtype for n, dtype in kept.items() if not n.endswith(".scales")}) == 1, name
 
 
 def test_a_folder_of_another_kind_or_without_its_tensors_is_refused(
@@ -89,6 +130,11 @@ def test_a_folder_of_another_kind_or_without_its_tensors_is_refused(
     shutil.copy(folders["qwen"] / "model.safetensors", mixed)
     with pytest.raises(UserError, match=r"lacks \d+ of its tensors"):
         captioner("blip").load(mixed, "cpu", "fp32", Settings())
+    for file in folders["joycaption"].glob("tokenizer*"):
+        shutil.copy(file, mixed)
+    shutil.copy(folders["blip"] / "model.safetensors", mixed)
+    with pytest.raises(UserError, match=r"could not (be loaded|look at a picture) \(.+\)\. Check that all"):
+        captioner("blip").load(mixed, "cpu", "fp32", Settings(instruction="\u00ff"))(PICTURES[:1])
 
 
 def test_a_pickle_is_not_opened(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -165,6 +211,16 @@ def test_the_best_that_fits_is_chosen(machine: object, chosen: tuple[str, str]) 
     needs = {"fp32": 16 * GIB, "fp16": 8 * GIB, "bf16": 8 * GIB, "int8": 4 * GIB}
     found = room.room(Settings(), needs.__getitem__, machine, "It")  # type: ignore[arg-type]
     assert (found.device, found.precision) == chosen
+
+
+def test_a_format_is_chosen_that_is_fast_and_has_room() -> None:
+    quick = replace(CPU_ONLY, processor_has_bf16=True)
+    assert [room.quickest("cpu", machine, False) for machine in (CPU_ONLY, quick)] == ["fp32", "bf16"]
+    assert room.room(Settings(), lambda kind: GIB, quick, "It").precision == "bf16"
+    old, new = imagined(24, capability=(7, 5)), imagined(24)
+    for machine, is_wide, half in ((old, False, "fp16"), (old, True, "bf16"), (new, False, "bf16")):
+        assert room.room(Settings(), lambda kind: GIB, machine, "It", is_wide).precision == half
+    assert hardware.detect().processor_has_bf16 in (True, False)
 
 
 def test_what_fits_nowhere_is_refused_with_its_size() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import shutil
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import tiny
 import tiny_captioners
 
-from sdtrainer import captioners
+from sdtrainer import captioners, chores
 from sdtrainer.__main__ import main
 from sdtrainer.captioners import Captioner, Captioning, Download, Picture, work
 from sdtrainer.captioners.record import Record
@@ -238,7 +239,7 @@ def test_the_model_is_gone_when_it_is_done(
         ({"captioner": "blip", "template": "{dog}"}, "{dog} stands for nothing", "template"),
         ({"captioner": "blip", "template": "{trigger}, {caption}"}, "there is none", "trigger"),
         ({"captioner": "file-name", "pictures": ["x.png"]}, "no usable picture 'x.png'", "pictures"),
-        ({"captioner": "blip", "model": "/nowhere"}, "has no config.json", "model"),
+        ({"captioner": "blip", "model": "/nowhere"}, "has no config.json and no tokenizer_config", "model"),
         ({"captioner": "blip", "folder": ""}, "No image folder", "data.folder"),
     ],
 )
@@ -249,6 +250,39 @@ def test_what_cannot_be_is_said_before_anything_is_loaded(
     with pytest.raises(UserError, match=sentence) as raised:
         caption(workspace, folder if str(folder) != "." else Path(), **values)
     assert raised.value.path == path
+
+
+def test_a_folder_with_files_missing_is_refused_by_their_names(
+    workspace: Workspace, photos: Path, blip: Path, tmp_path: Path
+) -> None:
+    def refused(name: str) -> str:
+        with pytest.raises(UserError) as raised:
+            caption(workspace, photos, captioner="blip", model=str(tmp_path / name))
+        assert raised.value.path == "model"
+        return raised.value.what
+
+    old = shutil.copytree(blip, tmp_path / "old")
+    (old / "model.safetensors").rename(old / "pytorch_model.bin")
+    assert "has no *.safetensors." in refused("old")
+    shards = shutil.copytree(blip, tmp_path / "shards")
+    (shards / "model.safetensors").rename(shards / "model-00001-of-00002.safetensors")
+    index = {"weight_map": {f"{n}": f"model-0000{n}-of-00002.safetensors" for n in (1, 2)}}
+    (shards / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert refused("shards").endswith("has no model-00002-of-00002.safetensors.")
+    (shards / "model.safetensors.index.json").write_text("[]")
+    assert "lists no files" in refused("shards")
+    cut = shutil.copytree(blip, tmp_path / "cut")
+    whole = (cut / "model.safetensors").read_bytes()
+    (cut / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"model.safetensors"):
+        caption(workspace, photos, captioner="blip", model=str(cut))
+
+
+def test_how_far_it_is_is_said_before_the_first_picture_is_done(workspace: Workspace, photos: Path) -> None:
+    chore = chores.CHORES["caption"]
+    settings = chore.check({"folder": str(photos), "captioner": "file-name", "overwrite": True})
+    ticks = [event for event in chore.do(settings, workspace) if isinstance(event, Progress)]
+    assert (ticks[0].done, ticks[0].total, ticks[0].seconds_left) == (0, 5, None)
 
 
 def test_without_the_hub_the_size_is_told(

@@ -116,6 +116,11 @@ def test_what_is_downloaded_is_said_before(part: Captioning, photos: Path) -> No
         ("", "once: about 379 MB"),
         (str(photos), "in the folder"),
         ("some/tagger", "once;"),
+        ("SmilingWolf/wd-eva02-large-tagger-v3", "once: about 1.3 GB;"),
+        (
+            "",
+            "a larger or smaller one: SmilingWolf/wd-swinv2-tagger-v3 (467 MB)",
+        ),
     ):
         shown = part._all(given(part, "wd-tagger", model=model))
         assert words in shown[part.about], model

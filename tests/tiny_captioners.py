@@ -83,6 +83,34 @@ def make_blip2(folder: Path) -> Path:
     return folder
 
 
+def make_blip2_t5(folder: Path) -> Path:
+    """One whose language model reads the question apart from what it answers."""
+    from transformers import (
+        Blip2Config,
+        Blip2ForConditionalGeneration,
+        Blip2Processor,
+        BlipImageProcessorPil,
+        GPT2Tokenizer,
+    )
+
+    marks = {"eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
+    tokenizer = _letters(GPT2Tokenizer, ("<pad>", "</s>"), **marks)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    text = {"model_type": "t5", "vocab_size": len(tokenizer), "d_model": 32, "d_kv": 16, "d_ff": 64}
+    text |= {"num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0, "pad_token_id": 0}
+    config = Blip2Config(
+        vision_config={"image_size": 32, "patch_size": 8} | SIZES,
+        qformer_config={"vocab_size": 30, "encoder_hidden_size": 32} | SIZES,
+        text_config=text | {"eos_token_id": 1},
+        num_query_tokens=4,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    _save(Blip2ForConditionalGeneration(config), folder)
+    looks = BlipImageProcessorPil(size={"height": 32, "width": 32})
+    Blip2Processor(looks, tokenizer, num_query_tokens=4).save_pretrained(folder)
+    return folder
+
+
 def make_florence2(folder: Path) -> Path:
     from transformers import (
         BartTokenizer,
@@ -108,18 +136,29 @@ def make_florence2(folder: Path) -> Path:
     return folder
 
 
-def make_qwen(folder: Path) -> Path:
-    from transformers import (
-        Qwen2Tokenizer,
-        Qwen2VLImageProcessorPil,
-        Qwen3VLConfig,
-        Qwen3VLForConditionalGeneration,
-    )
+def _qwen_words(folder: Path) -> Any:
+    """Write what a Qwen-VL reads with, and return its tokenizer."""
+    from transformers import Qwen2Tokenizer, Qwen2VLImageProcessorPil
 
     marks = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": None}
     tokenizer = _letters(Qwen2Tokenizer, **marks)
-    vision = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", *vision]})
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", *_QWEN_MARKS.values()]})
+    tokenizer.save_pretrained(folder)
+    looks = Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 64, "longest_edge": 1024})
+    looks.save_pretrained(folder)
+    return tokenizer
+
+
+_QWEN_MARKS = {
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+}
+
+
+def _qwen_config(tokenizer: Any) -> dict[str, Any]:
+    """Return what the configs of all Qwen-VL have alike."""
     of = tokenizer.convert_tokens_to_ids
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
     text = SIZES | {"vocab_size": len(tokenizer), "num_key_value_heads": 1, "head_dim": 16}
@@ -127,18 +166,63 @@ def make_qwen(folder: Path) -> Path:
     text |= {"pad_token_id": of("<|endoftext|>"), "bos_token_id": of("<|endoftext|>")}
     eyes = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "patch_size": 4}
     eyes |= {"spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 32}
-    eyes |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
-    ids = dict(
-        zip(
-            ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id"),
-            of(vision),
-            strict=True,
-        )
+    eyes |= {"num_position_embeddings": 64}
+    marks = {name: of(mark) for name, mark in _QWEN_MARKS.items()}
+    return {"text_config": text, "vision_config": eyes, **marks}
+
+
+def make_qwen(folder: Path) -> Path:
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    config = _qwen_config(_qwen_words(folder))
+    config["vision_config"] |= {"deepstack_visual_indexes": [0]}
+    _save(Qwen3VLForConditionalGeneration(Qwen3VLConfig(**config)), folder)
+    return folder
+
+
+def make_qwen35(folder: Path) -> Path:
+    """A layer of each kind that it has: one with a state, one with attention."""
+    from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
+
+    config = _qwen_config(_qwen_words(folder))
+    config["text_config"] |= {"layer_types": ["linear_attention", "full_attention"]}
+    config["text_config"] |= {"linear_num_key_heads": 2, "linear_num_value_heads": 2}
+    config["text_config"] |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+    config["text_config"]["rope_parameters"] |= {"partial_rotary_factor": 1.0}
+    _save(Qwen3_5ForConditionalGeneration(Qwen3_5Config(**config)), folder)
+    return folder
+
+
+def make_joycaption(folder: Path) -> Path:
+    from transformers import (
+        GPT2Tokenizer,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        SiglipImageProcessorPil,
     )
-    _save(Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=eyes, **ids)), folder)
-    looks = Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 64, "longest_edge": 1024})
-    looks.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+
+    marks = {"bos_token": "<b>", "eos_token": "<e>", "pad_token": "<e>", "unk_token": "<e>"}
+    tokenizer = _letters(GPT2Tokenizer, ("<b>", "<e>"), **marks)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    eyes = SIZES | {"model_type": "siglip_vision_model", "image_size": 32, "patch_size": 8}
+    text = SIZES | {"model_type": "llama", "vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 1}
+    config = LlavaConfig(
+        vision_config=eyes,
+        text_config=text | {"pad_token_id": 1, "max_position_embeddings": 512},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=16,
+        vision_feature_select_strategy="full",
+    )
+    _save(LlavaForConditionalGeneration(config), folder)
+    LlavaProcessor(
+        SiglipImageProcessorPil(size={"height": 32, "width": 32}),
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="full",
+        chat_template="{% for m in messages %}{{ '<image>' if m['role'] == 'user' }}"
+        "{{ m['content'] + '<e>' }}{% endfor %}",
+    ).save_pretrained(folder)
     return folder
 
 
@@ -181,4 +265,10 @@ def make_tagger(folder: Path) -> Path:
     return folder
 
 
-MAKERS = {"blip": make_blip, "blip2": make_blip2, "florence2": make_florence2, "qwen": make_qwen}
+MAKERS = {
+    "blip": make_blip,
+    "blip2": make_blip2,
+    "florence2": make_florence2,
+    "qwen": make_qwen,
+    "joycaption": make_joycaption,
+}

@@ -21,7 +21,7 @@ class Blip2(Seeing):
     title = "BLIP-2"
     about = "One short sentence, more often right than BLIP's. A large download, and slow without a card."
     reads = ("instruction", "max_tokens", "model", "precision", "batch_size")
-    download = Download("Salesforce/blip2-opt-2.7b", 15_000_000_000, "MIT; its OPT for research only")
+    download = Download("Salesforce/blip2-opt-2.7b", 15_500_000_000, "MIT; its OPT for research only")
     kinds = {"blip-2": "Blip2ForConditionalGeneration"}  # noqa: RUF012
     processor = "Blip2Processor"
 
@@ -31,7 +31,8 @@ class Blip2(Seeing):
         question = settings.instruction.strip()
         text = f"Question: {question} Answer:" if question else ""
         made = tools(images=list(images), text=[text] * len(images), return_tensors="pt")
-        return Inputs(made, made["input_ids"].shape[1])
+        answers_apart = model.language_model.config.is_encoder_decoder  # type: ignore[union-attr]
+        return Inputs(made, 0 if answers_apart else made["input_ids"].shape[1])
 
 
 BLIP2 = Blip2()

@@ -27,7 +27,12 @@ class Florence2(Seeing):
     title = "Florence-2"
     about = "One to four exact sentences, as long as you choose. Quick on a card, and works without one."
     reads = ("detail", "max_tokens", "model", "precision", "batch_size")
-    download = Download("florence-community/Florence-2-large", 1_600_000_000, "MIT")
+    download = Download(
+        "florence-community/Florence-2-large",
+        1_600_000_000,
+        "MIT",
+        also={"florence-community/Florence-2-base": 540_000_000},
+    )
     kinds = {"florence2": "Florence2ForConditionalGeneration"}  # noqa: RUF012
     processor = "Florence2Processor"
     num_beams = 3

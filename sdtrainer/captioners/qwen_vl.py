@@ -24,6 +24,8 @@ _CHAT = (
     "<|im_start|>user\n<|vision_start|>{image}<|vision_end|>{instruction}<|im_end|>\n<|im_start|>assistant\n"
 )
 """The models' own format of a chat."""
+_WITHOUT_THINKING: Mapping[str, str] = {"qwen3_5": "<think>\n\n</think>\n\n"}
+"""How an answer begins where the model would think aloud first, by its `model_type`."""
 _INSTRUCTIONS: Mapping[Detail, str] = {
     "short": "Describe this picture in one short sentence.",
     "medium": "Describe this picture in one sentence: the subject, its surroundings, light and style.",
@@ -52,8 +54,15 @@ class QwenVl(Seeing):
         "and the slowest; wants a card of 8 GB or more."
     )
     reads = ("instruction", "detail", "max_tokens", "model", "precision", "batch_size")
-    download = Download("Qwen/Qwen3-VL-2B-Instruct", 4_270_000_000, "Apache 2.0")
+    is_wide = True
+    download = Download(
+        "Qwen/Qwen3-VL-2B-Instruct",
+        4_270_000_000,
+        "Apache 2.0",
+        also={"Qwen/Qwen3-VL-4B-Instruct": 8_900_000_000, "Qwen/Qwen3-VL-8B-Instruct": 17_500_000_000},
+    )
     kinds = {  # noqa: RUF012
+        "qwen3_5": "Qwen3_5ForConditionalGeneration",
         "qwen3_vl": "Qwen3VLForConditionalGeneration",
         "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
         "qwen2_vl": "Qwen2VLForConditionalGeneration",
@@ -74,7 +83,10 @@ class QwenVl(Seeing):
         instruction = settings.instruction.strip() or _INSTRUCTIONS[settings.detail]
         seen = tools.looks(images=list(images), return_tensors="pt")
         counts = (seen["image_grid_thw"].prod(-1) // tools.looks.merge_size**2).tolist()
-        chats = [_CHAT.format(image=IMAGE * count, instruction=instruction + _ONLY) for count in counts]
+        begins = _WITHOUT_THINKING.get(model.config.model_type, "")  # type: ignore[union-attr,arg-type]
+        chats = [
+            _CHAT.format(image=IMAGE * count, instruction=instruction + _ONLY) + begins for count in counts
+        ]
         told = tools.tokenizer(chats, padding=True, return_tensors="pt")
         is_image = told["input_ids"] == tools.tokenizer.convert_tokens_to_ids(IMAGE)
         return Inputs({**told, **seen, "mm_token_type_ids": is_image.int()}, told["input_ids"].shape[1])

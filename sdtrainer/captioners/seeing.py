@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..families.quiet import no_loading_bars
 from ..formats.safetensors_file import TensorInfo, read_header
+from ..hardware import detect
 from ..seams import BYTES
 from ..section import UserError
-from . import As, Captioner, Captioning, Device, Picture
+from . import As, Captioner, Captioning, Device, Picture, weights
+from .room import quickest
 from .section import Settings
 from .writing import tidy
 
@@ -30,7 +32,11 @@ _SPARE, _OVERHEAD = 1.2, 2**30
 """What a model takes beside its weights, at most: estimates, as is the whole of `memory`."""
 _MOST_MISSING = 0.1
 """The part of its tensors that a file may lack, as some are made from others."""
-_DTYPES: Mapping[As, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "float16"}
+_DTYPES: Mapping[As, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+_MISFITS = (ValueError, KeyError, IndexError, AttributeError, TypeError)
+"""What the library raises where files do not belong together."""
+_MOST_RATIO = 100
+"""Qwen-VL refuses pictures 200 times as wide as high."""
 
 
 @dataclass(frozen=True)
@@ -70,26 +76,31 @@ class Seeing(Captioner):
         return tools.batch_decode(tokens, skip_special_tokens=True)
 
     def memory(self, folder: Path, precision: As) -> int:
-        files = list(folder.glob("*.safetensors"))
-        tensors = [t for file in files for t in read_header(file).tensors.items()]
+        tensors = [t for file in weights(folder) for t in read_header(file).tensors.items()]
         return int(_SPARE * sum(_num_bytes(*tensor, precision) for tensor in tensors)) + _OVERHEAD
 
     def load(self, folder: Path | None, device: Device, precision: As, settings: Settings) -> Captioning:
         assert folder
         try:
             tools, model = self.tools(folder), self._model(folder, device, precision)
-        except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
-            said = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise UserError(
-                f"{self.title}: the model in '{folder}' could not be loaded ({said}).",
-                "Check that the folder is complete, or leave this empty to download the usual model.",
-                "model",
-            ) from error
+        except (OSError, RuntimeError, *_MISFITS) as error:
+            raise self._useless(folder, "could not be loaded", error) from error
 
         def caption(pictures: Sequence[Picture]) -> list[str]:
-            return self._write(tools, model, [_shrunk(p.image) for p in pictures if p.image], settings)
+            try:
+                return self._write(tools, model, [_shrunk(p.image) for p in pictures if p.image], settings)
+            except _MISFITS as error:
+                raise self._useless(folder, "could not look at a picture", error) from error
 
         return caption
+
+    def _useless(self, folder: Path, what: str, error: Exception) -> UserError:
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        return UserError(
+            f"{self.title}: the model in '{folder}' {what} ({said}).",
+            "Check that all of its files are of one model, or leave this empty to download the usual one.",
+            "model",
+        )
 
     def _model(self, folder: Path, device: Device, precision: As) -> torch.nn.Module:
         import torch
@@ -103,10 +114,9 @@ class Seeing(Captioner):
                 f"Choose one of the kind {' or '.join(self.kinds)}.",
                 "model",
             )
-        dtype = _DTYPES[precision] if precision != "int8" or device != "cpu" else "float32"
         model, found = getattr(transformers, self.kinds[kind]).from_pretrained(
             folder,
-            dtype=getattr(torch, dtype),
+            dtype="auto" if precision == "int8" else getattr(torch, _DTYPES[precision]),
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
@@ -120,9 +130,7 @@ class Seeing(Captioner):
             )
         model = model.requires_grad_(False).eval()
         if precision == "int8":
-            from ..training.quantized import quantise
-
-            quantise(model, "int8", device)
+            _round(model, device, getattr(torch, _DTYPES[quickest(device, detect(), self.is_wide)]))
         return model.to(device)
 
     def _write(
@@ -147,18 +155,40 @@ class Seeing(Captioner):
         ]
 
 
+def _round(model: torch.nn.Module, device: Device, dtype: torch.dtype) -> None:
+    """Keep the matrices in 8 bits, one after another: until then they lie in the file. All else, and what is
+    computed, is of the given format.
+    """
+    from ..training.quantized import QuantizedLinear, quantise
+
+    quantise(model, "int8", device)
+    for module in model.modules():
+        if isinstance(module, QuantizedLinear):
+            module.dtype = dtype
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if tensor.is_floating_point() and not name.endswith(".scales"):
+            tensor.data = tensor.data.to(dtype)
+
+
 def _placed(tensors: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
-    """Bring tensors to the model, numbers with a point in its format."""
+    """Bring tensors to the model, numbers with a point in its format, which is that of its embeddings."""
+    dtype = model.get_input_embeddings().weight.dtype
     return {
-        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else tensor.dtype)
+        name: tensor.to(model.device, dtype if tensor.is_floating_point() else tensor.dtype)
         for name, tensor in tensors.items()
     }
 
 
 def _shrunk(image: Image) -> Image:
+    """Make it small enough, and a line as wide as models take it."""
     small = image.copy()
     small.thumbnail((MOST_PIXELS, MOST_PIXELS))
-    return small
+    least = -(-max(small.size) // _MOST_RATIO)
+    return (
+        small
+        if min(small.size) >= least
+        else small.resize((max(small.width, least), max(small.height, least)))
+    )
 
 
 def _num_bytes(name: str, tensor: TensorInfo, precision: As) -> int:

@@ -43,7 +43,15 @@ class WdTagger(Captioner):
     about = "Tags, as on anime boards: 1girl, outdoors, smile. Quick even without a card; made for drawings."
     reads = ("threshold", "character_threshold", "blacklist", "underscores", "model")
     download = Download(
-        "SmilingWolf/wd-vit-tagger-v3", 379_000_000, "Apache 2.0", (MODEL, TABLE), (MODEL, TABLE)
+        "SmilingWolf/wd-vit-tagger-v3",
+        379_000_000,
+        "Apache 2.0",
+        (MODEL, TABLE),
+        (MODEL, TABLE),
+        {
+            "SmilingWolf/wd-swinv2-tagger-v3": 467_000_000,
+            "SmilingWolf/wd-eva02-large-tagger-v3": 1_260_000_000,
+        },
     )
     writes_tags = True
 

@@ -183,8 +183,7 @@ def _place(settings: Settings, by: Captioner) -> Generator[Event, None, Path]:
     assert by.download
     folder = Path(settings.model).expanduser()
     if settings.model and (folder.is_dir() or not hub.is_id(settings.model)):
-        lacking = [name for name in by.download.needed if not any(folder.glob(name))]
-        if lacking:
+        if lacking := by.download.lacking(folder):
             what = f"Other model: '{settings.model}' has no {' and no '.join(lacking)}."
             raise UserError(what, f"Choose a folder with a model for {by.title}, or an id.", "model")
         return folder
@@ -194,7 +193,8 @@ def _place(settings: Settings, by: Captioner) -> Generator[Event, None, Path]:
 def _room(settings: Settings, by: Captioner, place: Path | None) -> Room:
     if place is None or "precision" not in by.reads:
         return Room("cpu", "fp32", _SEEN_AT_ONCE if by.looks else _AT_ONCE)
-    return room(settings, lambda kind: by.memory(place, kind), hardware.detect(), by.title)
+    machine = hardware.detect()
+    return room(settings, lambda kind: by.memory(place, kind), machine, by.title, by.is_wide)
 
 
 def _caption(

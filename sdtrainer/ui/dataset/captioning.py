@@ -238,6 +238,10 @@ def _about(by: Captioner, model: str, has_card: bool) -> str:
         where = "works on the card" if has_card and "precision" in by.reads else "works on the processor"
         said = f"{_had(by.download, model.strip())}; it {where}."
         lines.append(tag("p", words.safe(said), "quiet"))
+        if by.download.also and not model.strip():
+            others = [f"{repo} ({hub.size_words(size)})" for repo, size in by.download.also.items()]
+            said = f"Under Other model you can write a larger or smaller one: {' or '.join(others)}."
+            lines.append(tag("p", words.safe(said), "quiet"))
     return "".join(lines)
 
 
@@ -247,7 +251,8 @@ def _had(download: Download, model: str) -> str:
         return "Its model is in the folder that you name"
     if hub.here(download.wanted(model)):
         return "Its model is on this machine" + ("" if model else licence)
-    size = "" if model else f": about {hub.size_words(download.num_bytes)}"
+    num_bytes = download.size(model)
+    size = f": about {hub.size_words(num_bytes)}" if num_bytes else ""
     return f"Its model is downloaded first, once{size}" + ("" if model else licence)
 
 
