@@ -51,7 +51,8 @@ ORDER = (
     "toolbox masking exchange classes",
     "compare bench",
     "__main__",
-    "verbs ui",
+    "ui",
+    "verbs",
 )
 """Every module and folder of the package, top to bottom; those on one line do not know each other."""
 

@@ -48,7 +48,7 @@ class Sample:
 
     `path` is relative to `root`, with forward slashes. `caption` is as written; `class_word` stands in where
     it is empty. `caption_from` says where the caption came from (".txt", "metadata.jsonl", "the app", "" for
-    none). `written` is the caption without the app's edits, and where that came from.
+    none). `written` is the caption that an edit in the app stands for, and where that came from.
 
     With `crop` width and height are those of the crop. `focus` is the point, in fractions of the upright
     image, that a window is laid around. `mask` is the file that says which places count: the image itself
@@ -69,7 +69,7 @@ class Sample:
     focus: Point | None = None
     mask: Path | None = None
     background: str = ""
-    written: tuple[str, str] = ("", "")
+    written: tuple[str, str] | None = None
 
     @property
     def file(self) -> Path:

@@ -8,8 +8,7 @@ in the picture's alpha channel. White is learnt, black is not, grey in part.
 from __future__ import annotations
 
 import posixpath
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from .images import EXTENSIONS, BadImage, open_mask, read_header, seen_by_model
 from .items import Draw, Item, fit_of
 from .overlay import Overlay
 from .section import DataSection
-from .walk import Found
+from .walk import Files, Folder, Found
 
 if TYPE_CHECKING:
     import torch
@@ -35,24 +34,35 @@ KEEP_BYTES = 2**28
 
 
 class MaskFiles:
-    """The masks of a folder; `pictures` are its images without them."""
+    """The masks among the files of a folder."""
 
-    def __init__(
-        self, root: Path, images: Sequence[Found], section: DataSection, overlay: Overlay | None
-    ) -> None:
+    def __init__(self, root: Path, files: Files, section: DataSection, overlay: Overlay | None) -> None:
         self.root, self.mode, self.overlay = root, section.masks, overlay
-        labels = {found.path for found in images if found.bare.endswith((MASK_LABEL, OTHER_LABEL))}
-        pictures = [found for found in images if found.path not in labels]
-        inside = _in_mask_folders(pictures)
-        self.pictures = [found for found in pictures if found.path not in inside]
-        self._named = {mask: root / path for path, mask in inside.items()}
+        labels = [
+            found
+            for folder in files.folders
+            if MASK_LABEL in folder.names or OTHER_LABEL in folder.names
+            for found in folder.of(EXTENSIONS)
+            if found.bare.endswith((MASK_LABEL, OTHER_LABEL))
+        ]
+        self._no_pictures = {found.path for found in labels}
+        inside = _in_mask_folders(files.folders, self._no_pictures)
+        self._no_pictures |= inside.keys()
+        self._named = {picture: root / mask for mask, picture in inside.items()}
         if section.mask_folder:
             self._named = _in_folder(Path(section.mask_folder).expanduser()) | self._named
         self._named |= {
             found.bare.removesuffix(MASK_LABEL): root / found.path
-            for found in images
+            for found in labels
             if found.bare.endswith(MASK_LABEL)
         }
+
+    def pictures(self, files: Files | Folder) -> Iterator[Found]:
+        """Yield the images that are no masks."""
+        return (found for found in files.of(EXTENSIONS) if found.path not in self._no_pictures)
+
+    def num_pictures(self, files: Files) -> int:
+        return files.count(EXTENSIONS) - len(self._no_pictures)
 
     def given(self, samples: Iterable[Sample], problems: list[Problem]) -> Iterator[Sample]:
         """Yield the samples, not yet cropped, with their masks; what cannot be used goes to `problems`."""
@@ -137,23 +147,24 @@ def _pooled(sample: Sample, fit: Fit, flip: bool, side: int) -> torch.Tensor:
     return pooled.flip(-1) if flip else pooled
 
 
-def _in_mask_folders(images: Sequence[Found]) -> Mapping[str, str]:
+def _in_mask_folders(folders: Sequence[Folder], labels: Collection[str]) -> Mapping[str, str]:
     """Return {path of a mask: path of its picture, without extension} for folders of masks beside pictures:
     every image in such a folder has the name of a picture beside it.
     """
-    folders = dict.fromkeys(found.folder for found in images)
-    named = [folder for folder in folders if posixpath.basename(folder).lower() in FOLDER_NAMES]
-    concerned = {*named, *map(posixpath.dirname, named)}
-    by_folder: dict[str, dict[str, Found]] = defaultdict(dict)
-    for found in images:
-        if found.folder in concerned:
-            by_folder[found.folder][found.stem] = found
+    by_path = {folder.path: folder for folder in folders}
     masks = {}
-    for folder in named:
-        parent, inside = posixpath.dirname(folder), by_folder[folder]
-        if inside.keys() <= by_folder[parent].keys():
-            masks |= {found.path: posixpath.join(parent, stem) for stem, found in inside.items()}
+    for path in by_path:
+        parent, name = posixpath.split(path)
+        if name.lower() in FOLDER_NAMES and parent in by_path:
+            inside, beside = (_images(by_path[path], labels), _images(by_path[parent], labels))
+            if inside.keys() <= beside.keys():
+                masks |= {mask: posixpath.join(parent, stem) for stem, mask in inside.items()}
     return masks
+
+
+def _images(folder: Folder, labels: Collection[str]) -> dict[str, str]:
+    """Return the paths of a folder's images by their names without extension."""
+    return {found.stem: found.path for found in folder.of(EXTENSIONS) if found.path not in labels}
 
 
 def _in_folder(folder: Path) -> dict[str, Path]:

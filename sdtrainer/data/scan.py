@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,13 +17,13 @@ from ..section import UserError
 from .census import Census, Problem, Sample
 from .frames import framed
 from .images import EXTENSIONS, UNREAD_EXTENSIONS, BadImage, Header, read_header
-from .index import Index, Known
+from .index import ASKED_AT_ONCE, Index, Known
 from .masks import MaskFiles
 from .overlay import Overlay
 from .section import DataSection
 from .sources import FROM_FOLDER_NAME, Captions, kohya_folder
 from .texts import MAX_REPEATS, METADATA_NAMES
-from .walk import Found, walk
+from .walk import Files, Found, walk
 
 TOLD_EVERY = 100
 Told = Callable[[int, int], object]
@@ -63,35 +64,49 @@ def _read(
 ) -> Census:
     problems: list[Problem] = []
     files = walk(root, problems)
-    masks = MaskFiles(root, [found for found in files if found.extension in EXTENSIONS], section, overlay)
-    images = masks.pictures
-    there = {found.path for found in files}
+    masks = MaskFiles(root, files, section, overlay)
     left_out = overlay.entries("left_out") if overlay else {}
-    chosen = [found for found in images if found.path not in left_out]
     with (
-        contextlib.closing(Known(index, "header", there)) as headers,
-        contextlib.closing(Known(index, "caption", there)) as texts,
+        contextlib.closing(Known(index, "header")) as headers,
+        contextlib.closing(Known(index, "caption")) as texts,
     ):
-        captions = Captions(root, files, images, section.caption_from, overlay, texts)
-        samples = [
+        captions = Captions(root, files, masks.pictures, section.caption_from, overlay, texts)
+        chosen = (found for found in masks.pictures(files) if found.path not in left_out)
+        ahead = _ahead(chosen, headers.expect, captions.expect)
+        bare = (
             sample
-            for found in _counted(chosen, told)
+            for found in _counted(ahead, masks.num_pictures(files), told)
             if (sample := _sample(root, found, captions, headers, problems))
-        ]
-    problems += [_unread(found) for found in files if found.extension in UNREAD_EXTENSIONS]
-    problems += [_left_out(found) for found in images if found.path in left_out]
-    problems += _name_problems(chosen)
-    problems += captions.problems(samples)
+        )
+        faults: list[Problem] = []
+        samples = tuple(framed(masks.given(bare, faults), overlay))
+        headers.forget_others(files)
+        texts.forget_others(files)
+    problems += [_unread(found) for found in files.of(UNREAD_EXTENSIONS)]
+    if left_out:
+        problems += [_left_out(found) for found in masks.pictures(files) if found.path in left_out]
+    about_captions = captions.problems(samples)
+    for folder in files.folders:
+        names = [found.name for found in masks.pictures(folder) if found.path not in left_out]
+        problems += _name_problems(folder.path, names)
+    problems += about_captions
     if not samples:
         raise _packed(root, files, problems) or _nothing_usable(root, problems)
-    samples = list(framed(masks.given(samples, problems), overlay))
-    return Census(root, tuple(samples), tuple(problems), _layout(samples))
+    return Census(root, samples, (*problems, *faults), _layout(samples))
 
 
-def _counted(files: Sequence[Found], told: Told) -> Iterator[Found]:
-    for done, found in enumerate(files):
+def _ahead(pictures: Iterator[Found], *expect: Callable[[Sequence[Found]], None]) -> Iterator[Found]:
+    """Yield the pictures, each after those that look at them next were told to expect it."""
+    while part := list(itertools.islice(pictures, ASKED_AT_ONCE)):
+        for each in expect:
+            each(part)
+        yield from part
+
+
+def _counted(pictures: Iterable[Found], total: int, told: Told) -> Iterator[Found]:
+    for done, found in enumerate(pictures):
         if done % TOLD_EVERY == 0:
-            told(done, len(files))
+            told(done, total)
         yield found
 
 
@@ -122,7 +137,7 @@ def _checked(folder: Path) -> Path:
     return folder.resolve()
 
 
-def _packed(root: Path, files: Iterable[Found], problems: Iterable[Problem]) -> Packed | None:
+def _packed(root: Path, files: Files, problems: Iterable[Problem]) -> Packed | None:
     """Return what to say of a folder that holds its images in Parquet files, or in links to some."""
     there = [*(found.path for found in files), *(problem.file for problem in problems)]
     shards = [path for path in there if path.lower().endswith(PACKED)]
@@ -176,12 +191,13 @@ def _sample(
         sentence = "It has several frames; only the first is used."
         problems.append(Problem(found.path, "animated", sentence, "warning"))
     written = captions.written(found)
-    caption, caption_from = captions.edited(found) or written
+    edited = captions.edited(found)
+    caption, caption_from = edited or written
     fallback = class_word if captions.mode == "auto" else ""
     return Sample(
         path=found.path, root=root, width=header.width, height=header.height, caption=caption,
         caption_from=caption_from, class_word=fallback, repeats=repeats, num_bytes=found.num_bytes,
-        mtime_ns=found.mtime_ns, written=written,
+        mtime_ns=found.mtime_ns, written=written if edited else None,
     )  # fmt: skip
 
 
@@ -194,22 +210,20 @@ def _unread(found: Found) -> Problem:
     return Problem(found.path, "undecodable", sentence, "skipped")
 
 
-def _name_problems(images: Sequence[Found]) -> Iterator[Problem]:
-    stems = [found.bare for found in images]
+def _name_problems(folder: str, names: Sequence[str]) -> Iterator[Problem]:
+    """Yield what is wrong with the names of the pictures of one folder."""
+    stems = [name.rpartition(".")[0] for name in names]
     by_stem = defaultdict(list)
-    shared = {stem for stem, count in Counter(stems).items() if count > 1}
-    for found, stem in zip(images, stems, strict=True):
-        if stem in shared:
-            by_stem[stem].append(found)
+    for stem, name in zip(stems, names, strict=True) if len(set(stems)) < len(stems) else ():
+        by_stem[stem].append(name)
     for group in by_stem.values():
-        names = " and ".join(found.name for found in group)
-        sentence = f"{names} share a name, and so one caption file; all are used."
-        yield Problem(group[0].path, "duplicate name", sentence, "warning")
-    for folder in dict.fromkeys(found.folder for found in images):
-        number = posixpath.basename(folder).partition("_")[0]
-        if "_" in folder and number.isdecimal() and int(number) > MAX_REPEATS:
-            sentence = f"{number} is taken as part of the folder's name: repeats go up to {MAX_REPEATS}."
-            yield Problem(folder, "folder", sentence, "warning")
+        if len(group) > 1:
+            sentence = f"{' and '.join(group)} share a name, and so one caption file; all are used."
+            yield Problem(posixpath.join(folder, group[0]), "duplicate name", sentence, "warning")
+    number = posixpath.basename(folder).partition("_")[0]
+    if "_" in folder and names and number.isdecimal() and int(number) > MAX_REPEATS:
+        sentence = f"{number} is taken as part of the folder's name: repeats go up to {MAX_REPEATS}."
+        yield Problem(folder, "folder", sentence, "warning")
 
 
 def _layout(samples: Sequence[Sample]) -> str:

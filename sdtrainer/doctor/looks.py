@@ -30,6 +30,7 @@ class Looks:
         with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="looks") as pool:
             for start in range(0, len(self.samples), AT_ONCE):
                 part = self.samples[start : start + AT_ONCE]
+                self._known.expect([_found(sample) for sample in part])
                 for sample, found in zip(part, pool.map(self._one, part), strict=True):
                     self._take(sample, found)
                 yield start + len(part)
@@ -54,8 +55,9 @@ class Looks:
 
 def headers_of(samples: Sequence[Sample], index: Index) -> Mapping[str, Header]:
     """Return the headers that reading the folder has remembered."""
-    known = Known(index, "header")
-    found = {sample.path: known.get(_found(sample)) for sample in samples}
+    known, files = Known(index, "header"), [_found(sample) for sample in samples]
+    known.expect(files)
+    found = {file.path: known.get(file) for file in files}
     return {path: Header(*values) for path, values in found.items() if values is not None}
 
 

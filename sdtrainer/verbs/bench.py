@@ -2,7 +2,7 @@
 machine.
 
 bench alone: the trainer against a bare loop. bench memory: what runs hold, against what was estimated.
-bench settings: what each setting costs on your own model. bench dataset: how long many images take to read.
+bench settings: what each setting costs on your own model. bench dataset: how long many images take.
 bench toolbox: extraction against a plain decomposition, and every tool, on models of full size.
 """
 
@@ -164,7 +164,11 @@ def _dataset(argv: Sequence[str]) -> int:
             if time.monotonic() - began > 1 or number == given.images:
                 began = time.monotonic()
                 print(f"{number:,} of {given.images:,} images made", file=sys.stderr, flush=True)
-        print(dataset.as_text(dataset.measure(folder, Workspace(Path(home) / "workspace"))), flush=True)
+        workspace = Workspace(Path(home) / "workspace")
+        print(dataset.as_text(dataset.measure(folder, workspace)), flush=True)
+        from ..ui import opening  # not before, as it fills the memory that is measured
+
+        print(opening.as_text(opening.measure(folder, workspace)), flush=True)
     return 0
 
 

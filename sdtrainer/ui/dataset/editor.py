@@ -244,10 +244,9 @@ class Editor:
         chips = "".join(map(_chip, tags)) if len(tags) > 1 else ""
         trained = shelved.trained_as(sample.caption, sample.class_word)
         parts = [tag("div", chips, "chips") if chips else "", self._length(trained)]
-        if sample.written[0] not in ("", sample.caption):
-            parts.append(
-                tag("p", f"Against your file: {diff(sample.written[0], sample.caption)}", "quiet diff")
-            )
+        of_file = sample.written[0] if sample.written else ""
+        if of_file not in ("", sample.caption):
+            parts.append(tag("p", f"Against your file: {diff(of_file, sample.caption)}", "quiet diff"))
         return "".join(parts)
 
     def _length(self, trained: str) -> str:

@@ -15,7 +15,7 @@ from ...data.census import Census, Sample
 from ...data.overlay import Overlay, overlay_for
 from ...data.section import DataSection
 from ...data.sources import FROM_APP
-from ...data.walk import natural_key
+from ...data.walk import path_key
 from ...planner import Found
 from ...section import UserError
 from ..desk import Desk
@@ -190,7 +190,7 @@ def _all_of(found: Found) -> tuple[Sample, ...]:
     held_out = found.validation
     if held_out is None or held_out.folder != found.census.folder:
         return found.census.samples
-    return tuple(sorted((*found.census.samples, *held_out.samples), key=lambda s: natural_key(s.path)))
+    return tuple(sorted((*found.census.samples, *held_out.samples), key=lambda s: path_key(s.path)))
 
 
 def _edited(samples: Iterable[Sample], edits: Mapping[str, str]) -> dict[str, Sample]:
@@ -199,7 +199,8 @@ def _edited(samples: Iterable[Sample], edits: Mapping[str, str]) -> dict[str, Sa
 
 
 def _captioned(sample: Sample, caption: str | None) -> Sample:
-    now = sample.written if caption is None else (caption, FROM_APP)
+    written = sample.written or (sample.caption, sample.caption_from)
+    now = written if caption is None else (caption, FROM_APP)
     if now == (sample.caption, sample.caption_from):
         return sample
-    return replace(sample, caption=now[0], caption_from=now[1])
+    return replace(sample, caption=now[0], caption_from=now[1], written=None if caption is None else written)
