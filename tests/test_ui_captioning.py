@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -36,12 +37,17 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def part(workspace: Workspace, photos: Path) -> Iterator[Captioning]:
     desk = Desk(workspace, Access(workspace))
-    desk.project.change(override(desk.project.values, {"data.folder": str(photos)}), "test")
     with gr.Blocks():
         part = Captioning(desk, Browse(desk))
         part.build()
+    looks_at(part, photos)
     yield part
     desk.close()
+
+
+def looks_at(part: Captioning, folder: Path) -> None:
+    project = part.desk.project
+    project.change(override(project.values, {"data.folder": str(folder)}), "test")
 
 
 def given(part: Captioning, by: Name, which: str = MISSING, **values: Any) -> Given:
@@ -77,7 +83,7 @@ def test_the_settings_shown_are_those_that_count(part: Captioning) -> None:
 
 
 def test_a_picture_is_tried_then_all_are_captioned_then_none(
-    part: Captioning, workspace: Workspace, photos: Path
+    part: Captioning, workspace: Workspace, photos: Path, tmp_path: Path
 ) -> None:
     asked = given(part, "file-name")
     first = part._all(asked)
@@ -87,6 +93,10 @@ def test_a_picture_is_tried_then_all_are_captioned_then_none(
     tried = when_done(part, asked)
     assert "<b>File names: </b>blue house" in tried[part.preview] and "not kept" in tried[part.card.news]
     assert overlay_for(workspace.root, photos).captions == {}
+    looks_at(part, shutil.copytree(photos, tmp_path / "others"))
+    elsewhere = part._all(asked)
+    assert elsewhere[part.card.news] == "" and "File names:" not in elsewhere[part.preview]
+    looks_at(part, photos)
 
     part._begin(asked)
     done = when_done(part, asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 import time
@@ -20,6 +21,8 @@ from sdtrainer import classes, planner
 from sdtrainer import files as whole
 from sdtrainer.chores import CHORES
 from sdtrainer.data import caption_edits, prior
+from sdtrainer.data.caption_edits import EditSection
+from sdtrainer.data.caption_search import SearchSection
 from sdtrainer.data.census import Problem
 from sdtrainer.job import JobsState
 from sdtrainer.section import UserError, override
@@ -133,6 +136,77 @@ def test_another_page_shows_the_same(browse: Browse) -> None:
     assert browse._show(Given({}, "owner", "two")) == {}
     browse.changes._step("undo")
     assert "a, sky" in browse._show(Given({}, "owner", "one"))[browse.editor.text]
+
+
+def test_an_older_answer_never_comes_last(browse: Browse, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, answers, began, go_on = Given({}, "owner", "order"), [], threading.Event(), threading.Event()
+    browse.shelf.apply("First", {"a.png": "a dog"})
+
+    def slow(moment: Moment) -> dict[Any, Any]:
+        updates = type(browse.changes).render(browse.changes, moment)
+        if not began.is_set():
+            began.set()
+            go_on.wait(10)
+        return updates
+
+    def undone() -> None:
+        browse.changes._step("undo")
+        answers.append(browse._show(page))
+
+    monkeypatch.setattr(browse.changes, "render", slow)
+    older = threading.Thread(target=lambda: answers.append(browse._show(page)))
+    newer = threading.Thread(target=undone)
+    older.start()
+    assert began.wait(10)
+    newer.start()
+    newer.join(0.2)
+    go_on.set()
+    for thread in (older, newer):
+        thread.join(10)
+    assert [answer[browse.changes.undo]["value"] for answer in answers] == ["Undo: First", "Undo"]
+
+
+def test_quick_undos_count_each(browse: Browse) -> None:
+    for number in range(6):
+        browse.shelf.apply(f"Round {number}", {"a.png": f"{number}"})
+    clicked = [threading.Thread(target=browse.changes._step, args=("undo",)) for _ in range(5)]
+    for thread in clicked:
+        thread.start()
+    for thread in clicked:
+        thread.join(10)
+    assert browse.shelf.look().overlay.undoable == "Round 0" and captions(browse)["a.png"] == "0"
+
+
+def test_a_search_is_left_with_one_click_and_the_order_stays(browse: Browse) -> None:
+    page, finder = Given({}, "owner", "all"), browse.finder
+    browse.views.change("all", search=SearchSection(sort="newest"))
+    assert finder.look_for(page, "b").items() >= {finder.fields["search"].widget: "b"}.items()
+    assert browse._show(page)[browse.grid.clear]["visible"]
+    fields = finder.look_for_all(page)
+    assert {name: fields[field.widget] for name, field in finder.fields.items()} == {
+        "search": "", "search_by": "text", "only": "all", "sort": "newest"
+    }  # fmt: skip
+    assert not browse._show(page)[browse.grid.clear]["visible"]
+
+
+def test_many_changes_are_said_before_and_after(browse: Browse) -> None:
+    page, bulk = "bulk", browse.bulk
+
+    def said(**edit: Any) -> str:
+        browse.views.change(page, edit=EditSection(**edit))
+        return bulk.render(Moment(browse.views[page], browse.shelf.look(), browse.shelf.find(
+            browse.shelf.look(), SearchSection())))[bulk.preview]  # fmt: skip
+
+    assert "Changes 1 caption of all 3" in said(do="remove", text="a")
+    assert "Changes 3 captions of all 3" in said(do="remove", text="sky")
+    assert "Changes nothing in all 3" in said(do="remove", text="moon")
+
+
+def test_tags_as_frequent_stand_in_the_order_of_letters(browse: Browse) -> None:
+    browse.shelf.apply("Tags", {"a.png": "sky, d, c", "b.png": "b, sky", "c.png": ""})
+    moment = Moment(browse.views["page"], browse.shelf.look(), ())
+    names = re.findall('data-tag="(.*?)"', browse.tags.render(moment)[browse.tags.chart])
+    assert names[:4] == ["sky", "b", "c", "d"]
 
 
 def test_tags_are_removed_and_added(browse: Browse) -> None:

@@ -58,7 +58,7 @@ FOLDER_NAME = Rule(
 )  # fmt: skip
 TEMPLATE = Rule(
     "template", "Template",
-    "Puts the captions that are there into the template below, as in: a photo of {trigger}, {caption}.",
+    "Puts the captions that are there into a sentence of yours, as in: a photo of {trigger}, {caption}.",
     lambda sample: sample.caption,
     only_fills=True,
 )  # fmt: skip

@@ -86,16 +86,25 @@ class Browse:
         self.grid.wire(self._show, seen, self._open)
         self.bulk.wire(self._show, seen)
         self.tags.wire(self._show, seen)
+        fields = list(dict.fromkeys([*seen, *self.finder.shows]))
+        see_all = lambda given: self.finder.look_for_all(given) | self._show(given)  # noqa: E731
+        self.desk.on(self.grid.clear.click, see_all, (), fields, queue=False)
 
     def _open(self, given: Given) -> dict[Any, Any]:
         self.editor.open(given, str(given.clicked["picture"]))
         return self._show(given)
 
     def _show(self, given: Given) -> dict[Any, Any]:
+        """Show this page everything as it is now. One answer after the other: an older one that came last
+        would stay.
+        """
+        with self.views.lock:
+            return self._news(given)
+
+    def _news(self, given: Given) -> dict[Any, Any]:
         try:
-            with self.views.lock:  # what this page typed meanwhile is in both
-                shelved = self.shelf.look()
-                view, trouble = self.editor.heard(given.session, shelved), ""
+            shelved = self.shelf.look()
+            view, trouble = self.editor.heard(given.session, shelved), ""
         except UserError:
             return self.sent.news(given.session, {self.shelves: gr.update(visible=False)})
         try:

@@ -37,7 +37,7 @@ class Bulk:
             with gr.Row(elem_classes="finder"):
                 do = knobs["do"]
                 looks = {"label": do.title, "min_width": 170, "elem_id": "bulk-do"}
-                self.do = gr.Dropdown(titles, value=do.default, **looks)
+                self.do = gr.Dropdown(titles, value=do.default, info=OPERATIONS[do.default].about, **looks)
                 for knob in knobs.values():
                     if knob.name not in ("do", "separator"):
                         self._place(knob)
@@ -53,7 +53,7 @@ class Bulk:
 
     @property
     def shows(self) -> list[Any]:
-        return [*(field.widget for field in self.fields.values()), self.preview, self.apply]
+        return [self.do, *(field.widget for field in self.fields.values()), self.preview, self.apply]
 
     def wire(self, show: Show, shows: list[Any]) -> None:
         uses = {self.do, *(field.widget for field in self.fields.values())}
@@ -63,8 +63,9 @@ class Bulk:
         self.desk.on(self.apply.click, lambda g: self._apply(g, show), uses, shows, trigger_mode="once")
 
     def render(self, moment: Moment) -> dict[Any, Any]:
-        used = OPERATIONS[moment.view.edit.do].uses
-        shown = {field.widget: gr.update(visible=name in used) for name, field in self.fields.items()}
+        kind = OPERATIONS[moment.view.edit.do]
+        shown = {field.widget: gr.update(visible=name in kind.uses) for name, field in self.fields.items()}
+        shown[self.do] = gr.update(info=kind.about)
         try:
             after = self._edited(moment)
         except UserError as error:
@@ -93,7 +94,8 @@ class Bulk:
         self._take(given)
         shelved, view = self.shelf.look(), self.views[given.session]
         moment = Moment(view, shelved, self.shelf.find(shelved, view.search))
-        self.shelf.apply(caption_edits.words_for(view.edit), self._edited(moment))
+        number = self.shelf.apply(caption_edits.words_for(view.edit), self._edited(moment))
+        gr.Info(f"{words.count(number, 'caption')} changed. Undo is above the pictures.", duration=6)
         return show(given)
 
     def _edited(self, moment: Moment) -> dict[str, str]:
@@ -112,10 +114,12 @@ def _preview(moment: Moment, after: dict[str, str]) -> str:
     """Say how many captions change, and show some of them."""
     by_path, num_picked = moment.shelved.by_path, len(moment.view.picked)
     which = f"the {num_picked:,} selected" if num_picked else f"all {len(moment.found):,} shown above"
-    said = tag("p", f"Changes {len(after):,} captions of {which}.")
+    if not after:
+        return tag("p", f"Changes nothing in {which}.", "quiet")
+    said = tag("p", f"Changes {words.count(len(after), 'caption')} of {which}:")
     rows = [
         tag("b", words.safe(path)) + tag("p", diff(by_path[path].caption, text), "diff")
         for path, text in list(after.items())[:SHOWN]
     ]
     more = tag("p", f"and {len(after) - SHOWN:,} more", "quiet") if len(after) > SHOWN else ""
-    return said + (tag("ul", words.items(rows), "previews") if rows else "") + more
+    return said + tag("ul", words.items(rows), "previews") + more

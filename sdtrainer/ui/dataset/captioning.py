@@ -29,7 +29,7 @@ from .views import Sent
 VERB = "caption"
 MISSING, ALL, PICKED = "Without a caption", "All", "Those selected under Pictures"
 _FIXED = ("folder", "captioner", "overwrite", "pictures", "dry_run", "write_files", "trigger")
-_ABOVE = ("detail", "instruction", "threshold")
+_ABOVE = ("detail", "instruction", "threshold", "template")
 _NAMED = 8
 _NONE = {MISSING: "All have a caption", ALL: "No pictures", PICKED: "No picture is selected"}
 
@@ -55,7 +55,7 @@ class Captioning:
         self.about = gr.HTML(elem_id="captioner-about")
         with gr.Row(elem_classes="grid"):
             for name in _ABOVE:
-                self.card.place_one(name, visible=name in captioner(first).reads)
+                self.card.place_one(name, visible=name in reads(captioner(first)))
             self.which = gr.Radio(
                 [MISSING, ALL, PICKED],
                 value=MISSING,
@@ -100,6 +100,7 @@ class Captioning:
         """Show everything as it is now."""
         shelved, by = self._shelved(), captioner(given[self.by])
         is_free, number = self.card.doing is None, len(self._meant(shelved, given))
+        answer = self._answer(shelved)
         updates = self.card.show() | {
             self.about: _about(by, given[self.card.fields["model"].widget] or "", self._has_card()),
             self.preview: self._preview(shelved, self._tried(shelved, given)),
@@ -110,8 +111,10 @@ class Captioning:
                 interactive=is_free and number > 0,
             ),
             self.undo: gr.update(visible=False),
-            self.see: gr.update(visible=is_free and _has_written(self.card.answer)),
+            self.see: gr.update(visible=is_free and _has_written(answer)),
         }
+        if answer is None and self.card.answer is not None:
+            updates[self.card.news] = ""
         if shelved and is_free:
             record = Record(self.desk.workspace.root, shelved.census.folder)
             updates[self.undo] = gr.update(visible=record.can_undo)
@@ -176,7 +179,7 @@ class Captioning:
         """Show the picture that is tried, with what was said of it, or the caption it has."""
         if shelved is None:
             return tag("p", "There are no pictures yet.", "quiet")
-        sample, answer = shelved.by_path[path], self.card.answer
+        sample, answer = shelved.by_path[path], self._answer(shelved)
         said = answer["captions"].get(path) if answer and answer["is_try"] else None
         if said is not None:
             text = tag("b", f"{words.safe(answer['captioner'])}: ") + words.safe(said)
@@ -184,6 +187,11 @@ class Captioning:
             text = words.safe(existing(sample)) or tag("span", "no caption", "quiet")
         shown = image(self.desk.thumbnails.address(sample.file, LARGE), path)
         return tag("figure", shown + tag("figcaption", tag("p", words.safe(path), "quiet") + tag("p", text)))
+
+    def _answer(self, shelved: Shelved | None) -> Answer | None:
+        """Return what came of the last captioning, if it was of these pictures."""
+        answer = self.card.answer
+        return answer if answer and shelved and answer["folder"] == str(shelved.census.folder) else None
 
     def _shelved(self) -> Shelved | None:
         try:

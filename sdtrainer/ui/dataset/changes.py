@@ -56,8 +56,9 @@ class Changes:
 
     def wire(self, show: Show, shows: list[Any]) -> None:
         on = self.desk.on
-        on(self.undo.click, lambda g: self._step("undo") or show(g), (), shows, trigger_mode="once")
-        on(self.redo.click, lambda g: self._step("redo") or show(g), (), shows, trigger_mode="once")
+        each = {"trigger_mode": "multiple"}  # of quick clicks
+        on(self.undo.click, lambda g: self._step("undo") or show(g), (), shows, **each)
+        on(self.redo.click, lambda g: self._step("redo") or show(g), (), shows, **each)
         on(self.write.click, lambda g: self._ask(g, True) or show(g), (), shows)
         on(self.no.click, lambda g: self._ask(g, False) or show(g), (), shows)
         on(self.yes.click, lambda g: self._write(g) or show(g), (), shows, trigger_mode="once")
@@ -102,7 +103,8 @@ class Changes:
             return
         for said in (self.desk.errands.ended, self.desk.errands.found):
             said.pop(WRITE, None)
-        step = overlay.undo() if word == "undo" else overlay.redo()
+        with self.views.lock:
+            step = overlay.undo() if word == "undo" else overlay.redo()
         self.desk.captions_changed()
         if said := _left(step):
             gr.Info(said, duration=8)

@@ -58,7 +58,15 @@ class Finder:
 
     def look_for(self, given: Given, tag: str) -> dict[Any, Any]:
         """Find the pictures with this tag, as if it had been typed."""
-        search = SearchSection(search=tag, search_by="tag")
+        return self._lay(given, search=tag, search_by="tag")
+
+    def look_for_all(self, given: Given) -> dict[Any, Any]:
+        """Find all pictures, as if the fields had been emptied."""
+        return self._lay(given)
+
+    def _lay(self, given: Given, **values: Any) -> dict[Any, Any]:
+        """Put a search into the fields; the order stays."""
+        search = SearchSection(sort=self.views[given.session].search.sort, **values)
         self.views.change(given.session, search=search, page=0)
         return {field.widget: getattr(search, name) for name, field in self.fields.items()}
 

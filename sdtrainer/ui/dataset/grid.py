@@ -56,6 +56,7 @@ class Grid:
     def build(self) -> None:
         with gr.Row(elem_classes="controls"):
             self.said = gr.HTML(elem_id="found-pictures")
+            self.clear = gr.Button("Show all", size="sm", min_width=100, visible=False, elem_id="show-all")
             self.all = gr.Button("Select all", size="sm", min_width=100, elem_id="select-all")
             self.none = gr.Button("Select none", size="sm", min_width=100, elem_id="select-none")
         self.grid = gr.HTML(js_on_load=PICKS, elem_id="pictures")
@@ -66,7 +67,7 @@ class Grid:
 
     @property
     def shows(self) -> list[Any]:
-        return [self.said, self.all, self.none, self.grid, self.back, self.where, self.on_]
+        return [self.said, self.clear, self.all, self.none, self.grid, self.back, self.where, self.on_]
 
     def wire(self, show: Show, shows: list[Any], opens: Any) -> None:
         """`opens` is what a click on a picture does."""
@@ -88,6 +89,7 @@ class Grid:
         cells = "".join(self._cell(s, s.path in view.picked, s.path in long) for s in shown)
         return {
             self.said: tag("p", _said(moment), "quiet"),
+            self.clear: gr.update(visible=len(found) < len(moment.shelved.by_path)),
             self.all: gr.update(interactive=bool(found)),
             self.none: gr.update(interactive=bool(view.picked)),
             self.grid: self._drawn(moment, cells),
@@ -154,4 +156,4 @@ def _said(moment: Moment) -> str:
 
 
 def _nothing(moment: Moment) -> str:
-    return "" if moment.trouble else "No picture is like this. Empty the search, or choose another filter."
+    return "" if moment.trouble else "No picture is like this."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from typing import Any
 
 import gradio as gr
@@ -42,8 +43,8 @@ class Tags:
         counts, total = self.shelf.tags(moment.shelved), len(moment.shelved.by_path)
         if not counts:
             return {self.chart: tag("p", "There are no captions yet.", "quiet")}
-        common = counts.most_common(SHOWN)
-        once = [name for name, count in counts.items() if count == 1]
+        common = heapq.nsmallest(SHOWN, counts.items(), key=lambda of: (-of[1], of[0]))
+        once = sorted(name for name, count in counts.items() if count == 1)
         rare = once[:SHOWN] if len(once) < len(counts) / 2 else []  # else these are sentences
         rows = "".join(_bar(name, count, total) for name, count in common)
         said = f"{words.count(len(counts), 'tag')}, compared without capitals. A click finds its pictures."
@@ -64,4 +65,4 @@ def _bar(name: str, count: int, total: int) -> str:
 
 
 def _button(name: str, class_: str) -> str:
-    return tag("button", words.safe(name), class_, type="button", data_act="tag", data_tag=name)
+    return tag("button", words.safe(name), class_, type="button", title=name, data_act="tag", data_tag=name)
