@@ -98,7 +98,7 @@ def edit_of(section: EditSection, of: Sequence[str]) -> Edit:
     for name in kind.needs:
         if not getattr(section, name).strip():
             title = EditSection.model_fields[name].title
-            raise UserError(f"{title}: it is empty.", f"Write what to {section.do}.", name)
+            raise UserError(f"{title}: it is empty.", f"'{kind.title}' needs it.", name)
     return kind.make(section, of)
 
 
