@@ -1,7 +1,7 @@
 """How long a folder of many images takes: read the first time, read again, and planned for.
 
 Memory grows by the list of images that the app works with, about 400 bytes each for path, caption, size and
-date, and hardly while it is read: files are held packed, facts about them a thousand at a time.
+date, and hardly while it is read: files are held packed, facts about them some hundreds at a time.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ VERSION = 3
 """Raise this when the same file would be told of otherwise."""
 WRITTEN_EVERY_SECONDS = 5.0
 WRITTEN_EVERY_FACTS = 5000
-ASKED_AT_ONCE = 1000
+ASKED_AT_ONCE = 900
+"""SQLite before 3.32 takes up to 999 values in a question."""
 BUSY_SECONDS = 10.0
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _TABLE = """CREATE TABLE IF NOT EXISTS facts (
