@@ -5,12 +5,15 @@ A process ends with its input: when the one that asked is gone, nothing goes on.
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ TIMEOUT = 300.0
 """Seconds that a process may take."""
 LONG = 3600.0
 """Seconds that a person may wait who can stop it."""
+GRACE_SECONDS = 3.0
 _SAID, _ANSWER = "said", "answer"
 
 
@@ -32,7 +36,9 @@ class Stopped(Failed):
 
 
 class Hand:
-    """A hold on the process that works now: `hear` gets what it says of its progress, `stop` ends it."""
+    """A hold on the process that works now: `hear` gets what it says of its progress, `stop` ends it, after
+    GRACE_SECONDS at most in which it clears away what is half done.
+    """
 
     def __init__(self, hear: Callable[[str], None] = lambda words: None) -> None:
         self.hear = hear
@@ -51,7 +57,7 @@ class Hand:
         with self._lock:
             self.is_stopped = True
             if self._process is not None:
-                self._process.kill()
+                _ask_to_end(self._process)
 
 
 def ask(
@@ -107,9 +113,21 @@ def serve(answer: Callable[[dict[str, Any], Callable[[str], None]], Any]) -> Non
     write(_ANSWER, answer(question, lambda words: write(_SAID, words)))
 
 
+def _ask_to_end(process: subprocess.Popen[str]) -> None:
+    """Let it end with its input, and kill it if it does not."""
+    assert process.stdin
+    with contextlib.suppress(OSError):  # it is gone already
+        process.stdin.close()
+    timer = threading.Timer(GRACE_SECONDS, process.kill)
+    timer.daemon = True
+    timer.start()
+
+
 def _end_with_input() -> None:
     while os.read(0, 1024):
         pass
+    _thread.interrupt_main()
+    time.sleep(GRACE_SECONDS)
     os._exit(1)
 
 
@@ -120,7 +138,7 @@ def _heard(process: subprocess.Popen[str], question: Mapping[str, Any], hand: Ha
     assert process.stdin and process.stdout
     try:
         print(json.dumps(question), file=process.stdin, flush=True)
-    except OSError:  # it is gone already
+    except (OSError, ValueError):  # it is gone already, or was asked to end
         return {}
     for line in process.stdout:
         told = json.loads(line)

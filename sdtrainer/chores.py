@@ -6,19 +6,20 @@ A chore's module holds its `Settings` (a Section) and
     told(answer) -> Iterable[str]                                that, as lines for a person; paths come last
 
 What it says are PhaseBegan, Progress, Said and Saved (events.py); what it found is plain data. It writes
-whole files only, so that it may be killed at any moment. The command line does it here; the page has it done
-by a child, which gives its memory back.
+whole files only, so that it may be killed at any moment; one that is stopped clears away what is half done.
+The command line does it here; the page has it done by a child, which gives its memory back.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from . import child, events
+from . import child, events, files
 from .child import Hand
 from .events import Event, PhaseBegan, Progress
 from .pace import Pace
@@ -34,7 +35,8 @@ NO_CARD = {"CUDA_VISIBLE_DEVICES": ""}
 @dataclass(frozen=True)
 class Chore:
     """`verb` is its name on the command line, `about` what it does, in a line; `plain` are the settings that
-    need no name there, in order. One that `needs_card` has it for itself.
+    need no name there, in order, of which those in `spare` may be left out. One that `needs_card` has it for
+    itself.
     """
 
     verb: str
@@ -42,6 +44,7 @@ class Chore:
     module: str
     plain: tuple[str, ...] = ()
     needs_card: bool = False
+    spare: tuple[str, ...] = ()
 
     @property
     def settings(self) -> type[Section]:
@@ -76,7 +79,13 @@ CHORES: Mapping[str, Chore] = {
         Chore("like", "print the settings that a file was trained with", "toolbox.like", ("file",)),
         Chore("merge", "put adapters into a base model", "toolbox.merge", ("base", "adapters")),
         Chore("import", "copy pictures from elsewhere into the workspace", "exchange.bringing", ("source",)),
-        Chore("export", "write pictures for other programs", "exchange.giving", ("folder", "out")),
+        Chore(
+            "export",
+            "write pictures for other programs",
+            "exchange.giving",
+            ("folder", "out"),
+            spare=("out",),
+        ),
         Chore("mask", "mask what words name in the pictures of a folder", "masking", ("folder",)),
         Chore("mix", "make one adapter of several", "toolbox.mix", ("adapters",)),
         Chore("resize", "give an adapter another rank", "toolbox.resize", ("file",)),
@@ -115,17 +124,32 @@ def serve(verb: str) -> None:
 
 def _served(chore: Chore, question: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     try:
-        doing = chore.do(chore.check(question["values"]), Workspace(Path(question["workspace"])))
-        while True:
-            try:
-                say(events.to_json(next(doing)))
-            except StopIteration as end:
-                return {"found": end.value}
+        with closing(
+            chore.do(chore.check(question["values"]), Workspace(Path(question["workspace"])))
+        ) as doing:
+            while True:
+                try:
+                    say(events.to_json(next(doing)))
+                except StopIteration as end:
+                    return {"found": end.value}
     except UserError as error:
         return {"refused": [error.what, error.hint, error.path]}
 
 
 def _paced(doing: Doing) -> Doing:
+    """Pass on what is worth telling. Raises UserError where the disk refused."""
+    try:
+        with closing(doing):
+            return (yield from _at_times(doing))
+    except OSError as error:
+        if error.errno not in files.FAULTS:
+            raise
+        what, hint = files.FAULTS[error.errno]
+        where = error.filename2 or error.filename or "This was not done"
+        raise UserError(f"{where}: {what}.", f"{hint}.") from error
+
+
+def _at_times(doing: Doing) -> Doing:
     pace, has_said = Pace(), False
     while True:
         try:

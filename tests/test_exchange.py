@@ -2,23 +2,26 @@
 overwritten.
 """
 
+import errno
 import hashlib
 import io
 import json
 import stat
 import zipfile
 import zlib
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sdtrainer import child, chores, files
 from sdtrainer.chores import CHORES
 from sdtrainer.data.overlay import overlay_for
 from sdtrainer.data.scan import scan
 from sdtrainer.data.section import DataSection
-from sdtrainer.exchange import archives
+from sdtrainer.exchange import archives, pieces
 from sdtrainer.exchange.giving import FORMATS
 from sdtrainer.exchange.pieces import Piece, named_apart
 from sdtrainer.section import UserError
@@ -180,12 +183,13 @@ def link(name):
         ([("C:/out.png", picture())], "outside"),
         ([(link("a.png"), "/etc/passwd")], "link"),
         ([("a.png", bytes(2**23))], "times its size"),
-        ([("note.xyz", b"x")], "no images"),
+        ([("note.xyz", b"x")], "holds no pictures"),
+        ([("inner.zip", b"PK")], "holds another archive"),
     ],
 )
 def test_an_archive_that_nothing_good_comes_from_is_refused(workspace, tmp_path, members, why):
     (tmp_path / "bad.zip").write_bytes(
-        packed([("good.png", picture()), *members] if why != "no images" else members)
+        packed([("good.png", picture()), *members] if "holds" not in why else members)
     )
     before = set(tmp_path.rglob("*"))
     with pytest.raises(UserError, match=why):
@@ -210,6 +214,106 @@ def test_a_gigapixel_picture_is_left_out_with_a_sentence(workspace, tmp_path):
     back = done("import", workspace, source=str(tmp_path / "set.zip"))
     assert back["pictures"] == 1 and "million pixels" in back["notes"][0]
     assert (workspace.uploads / "set" / "good.png").is_file(), "without the one folder around all"
+
+
+@pytest.mark.parametrize(
+    ("begins", "why"),
+    [
+        (b"Rar!\x1a\x07\x01\0", "RAR archive"),
+        (b"7z\xbc\xaf\x27\x1c", "7z archive"),
+        (b"<!DOCTYPE html>", "web page"),
+        (b"", "cut off"),
+        (b"PK\x03\x04", "cut off"),
+    ],
+)
+def test_what_is_only_named_zip_is_told_by_its_kind(workspace, tmp_path, begins, why):
+    (tmp_path / "set.zip").write_bytes(begins + bytes(100))
+    with pytest.raises(UserError, match=rf"^set\.zip is not imported: .*{why}"):
+        done("import", workspace, source=str(tmp_path / "set.zip"))
+
+
+def test_a_locked_archive_says_how_to_import_it(workspace, tmp_path):
+    content = bytearray(packed([("a.png", picture())]))
+    for place, flag in ((content.index(b"PK\x03\x04"), 6), (content.index(b"PK\x01\x02"), 8)):
+        content[place + flag] |= 1
+    (tmp_path / "set.zip").write_bytes(content)
+    with pytest.raises(UserError, match=r"password\. Unpack it yourself"):
+        done("import", workspace, source=str(tmp_path / "set.zip"))
+
+
+def test_an_archive_with_backslashes_keeps_its_folders(workspace, tmp_path):
+    (tmp_path / "set.zip").write_bytes(packed([("3_cat\\a.png", picture()), ("3_cat\\a.txt", "zib")]))
+    done("import", workspace, source=str(tmp_path / "set.zip"))
+    assert [(s.path, s.repeats, s.caption) for s in told(workspace.uploads / "set").values()] == [
+        ("3_cat/a.png", 3, "zib")
+    ]
+
+
+def test_pictures_that_cannot_be_read_are_named_and_no_hidden_folder_is(workspace, tmp_path):
+    archive = tmp_path / "phone.zip"
+    archive.write_bytes(packed([("b/a.png", picture()), ("b/img.heic", b"x")]))
+    assert any(
+        "b/img.heic" in n or "img.heic" in n for n in done("import", workspace, source=str(archive))["notes"]
+    )
+    archive.write_bytes(packed([("img.heic", b"x")]))
+    with pytest.raises(UserError, match=r"in phone\.zip .*HEIC") as refused:
+        done("import", workspace, source=str(archive))
+    assert str(workspace.root) not in str(refused.value)
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_full_disk_is_a_sentence_and_leaves_nothing_half_written(
+    workspace, source, tmp_path, monkeypatch, to
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "out"
+    for name in ("flush", "write"):
+        monkeypatch.setattr(files, name, full)
+    with pytest.raises(UserError, match=r"disk is full\. Make room"):
+        done("export", workspace, folder=str(source), out=str(out), to=to)
+    with pytest.raises(UserError, match=r"disk is full\. Make room"):
+        done("import", workspace, source=str(source))
+    assert not [path for path in tmp_path.iterdir() if path not in (source, workspace.root)]
+    assert not list(workspace.uploads.iterdir())
+
+
+def test_pictures_that_the_disk_has_no_room_for_are_refused_before_they_are_copied(
+    workspace, source, monkeypatch
+):
+    monkeypatch.setattr(pieces.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(UserError, match=r"take .* and 10 bytes are free .* Make room"):
+        done("import", workspace, source=str(source))
+    assert not list(workspace.uploads.iterdir())
+
+
+def test_a_stopped_import_and_export_leave_nothing_half_written(workspace, tmp_path):
+    """In a process of their own, as the page has them done."""
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(400):
+        (many / f"{number}.png").write_bytes(picture())
+    archive = workspace.cache / "uploaded" / "many.zip"
+    archive.parent.mkdir(parents=True)
+    with zipfile.ZipFile(archive, "w") as packing:
+        for file in many.iterdir():
+            packing.write(file, file.name)
+    for verb, values, at in (
+        ("export", {"folder": str(many), "out": str(tmp_path / "out" / "set.zip")}, "Writing"),
+        ("import", {"source": str(archive)}, "Copying"),
+    ):
+        hand = child.Hand()
+
+        def hears(event, hand=hand, at=at):
+            if at in getattr(event, "what", ""):
+                hand.stop()
+
+        with pytest.raises(child.Stopped):
+            chores.do_elsewhere(verb, values, workspace, hears, hand)
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent != many]
+    assert not left
+    assert not list(workspace.uploads.iterdir()) and not list((tmp_path / "out").iterdir())
 
 
 @settings(max_examples=60)

@@ -41,6 +41,13 @@ class Problem:
     sentence: str
     level: Literal["skipped", "warning"]
 
+    @property
+    def told(self) -> str:
+        """The sentence, with the file in it."""
+        name = self.file.rpartition("/")[2]
+        is_named = bool(name) and name in self.sentence
+        return self.sentence.replace(name, self.file, 1) if is_named else f"{self.file}: {self.sentence}"
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

@@ -148,7 +148,7 @@ def _packed(root: Path, files: Files, problems: Iterable[Problem]) -> Packed | N
 def _nothing_usable(root: Path, problems: Sequence[Problem]) -> UserError:
     skipped = [p for p in problems if p.level == "skipped"]
     if skipped:
-        reasons = " ".join(f"{p.file}: {p.sentence}" for p in skipped[:3])
+        reasons = " ".join(p.told for p in skipped[:3])
         what = f"None of the images in {root} can be used. {reasons}"
     else:
         what = f"There are no images in {root}."

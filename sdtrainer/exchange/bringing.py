@@ -9,13 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
+from ..data.images import EXTENSIONS
 from ..data.overlay import overlay_for
 from ..events import Event, PhaseBegan, Progress
 from ..section import Section, UserError, knob
 from ..workspace import Workspace
 from . import archives, kohya, onetrainer, shards
-from .pieces import Set, free, keep_apart, named_apart, of_folder, write_captions, write_pictures
+from .pieces import (
+    Set,
+    check_room,
+    counted,
+    free,
+    keep_apart,
+    named_apart,
+    of_folder,
+    settle,
+    write_captions,
+    write_pictures,
+)
 
+KINDS = "a ZIP archive, a folder, a .parquet or .toml file, or concepts.json"
 UNPACKED, UPLOADED = "unpacked", "uploaded"
 """Folders in the workspace's cache. An uploaded archive is gone once it is imported."""
 
@@ -43,11 +56,7 @@ def work(settings: Settings, workspace: Workspace) -> Generator[Event, None, dic
     source = Path(settings.source).expanduser()
     if not settings.source.strip() or not source.exists():
         what = f"'{settings.source}' is not there." if settings.source.strip() else "it is empty."
-        raise UserError(
-            f"What to import: {what}",
-            "Choose a ZIP archive, a folder, a .parquet or .toml file, or concepts.json.",
-            "source",
-        )
+        raise UserError(f"What to import: {what}", f"Choose {KINDS}.", "source")
     unpacked = workspace.cache / UNPACKED
     shutil.rmtree(unpacked, ignore_errors=True)
     try:
@@ -61,7 +70,7 @@ def work(settings: Settings, workspace: Workspace) -> Generator[Event, None, dic
 
 def told(answer: dict[str, Any]) -> Iterable[str]:
     yield from answer["notes"]
-    yield f"{answer['pictures']} pictures imported."
+    yield f"{counted(answer['pictures'])} imported."
     yield answer["folder"]
 
 
@@ -76,8 +85,12 @@ def read(source: Path, within: Path | None = None) -> Set:
     readers = {".toml": kohya.of_config, ".json": onetrainer.of_concepts}
     reader = readers.get(source.suffix.lower())
     if reader is None:
-        what = f"{source.name} is no ZIP archive, folder, .parquet, .toml or .json file."
-        raise UserError(what, "Choose one of these.", "source")
+        hints = {
+            **dict.fromkeys(archives.PACKED, archives.UNPACK),
+            **dict.fromkeys(EXTENSIONS, "Import its folder."),
+        }
+        hint = hints.get(source.suffix.lower(), f"Choose {KINDS}.")
+        raise UserError(f"{source.name} is nothing that can be imported.", hint, "source")
     return reader(source, within)
 
 
@@ -91,7 +104,15 @@ def _found(source: Path, column: str, workspace: Workspace) -> Generator[Event, 
         yield PhaseBegan("work", f"Unpacking {source.name}")
         for done, total in archives.unpack(source, archived):
             yield Progress(done, total, "files")
-        source, within = _inner(archived), archived
+        try:
+            return (yield from _found_in(_inner(archived), archived, column, unpacked))
+        except UserError as error:  # of a folder that nobody knows
+            what = error.what.replace(str(_inner(archived)), source.name)
+            raise UserError(what, error.hint, error.path) from error
+    return (yield from _found_in(source, within, column, unpacked))
+
+
+def _found_in(source: Path, within: Path | None, column: str, unpacked: Path) -> Generator[Event, None, Set]:
     if paths := shards.listed(source):
         unpacked.mkdir(parents=True, exist_ok=True)
         root, pictures = source if source.is_dir() else source.parent, unpacked / "pictures"
@@ -110,12 +131,14 @@ def _bring(found: Set, name: str, workspace: Workspace) -> Generator[Event, None
         why = " ".join(found.notes[:3])
         raise UserError(f"There are no pictures to import. {why}", "Choose another set.", "source")
     workspace.uploads.mkdir(parents=True, exist_ok=True)
+    check_room(pieces, workspace.uploads)
     target = free(workspace.uploads / name)
-    yield PhaseBegan("work", f"Copying {len(pieces)} pictures")
+    yield PhaseBegan("work", f"Copying {counted(len(pieces))}")
     with files.new_folder(target) as folder:
         for done in write_pictures(pieces, folder):
             yield Progress(done, len(pieces), "pictures")
         write_captions(pieces, folder, lambda piece: piece.caption)
+        yield from settle(folder)
     keep_apart(pieces, overlay_for(workspace.root, target))
     return {"folder": str(target), "pictures": len(pieces), "notes": list(found.notes)}
 

@@ -14,7 +14,7 @@ from ..events import Event, PhaseBegan, Progress
 from ..section import Section, UserError, knob
 from ..workspace import Workspace
 from . import embedded, imagefolder, kohya, onetrainer
-from .pieces import Piece, free, named_apart, of_folder
+from .pieces import Piece, check_room, counted, free, named_apart, of_folder, settle
 
 To = Literal[
     "zip", "imagefolder", "imagefolder-csv", "imagefolder-parquet", "parquet", "kohya", "kohya-toml",
@@ -70,8 +70,9 @@ def work(settings: Settings, workspace: Workspace) -> Generator[Event, None, dic
     out = _place(settings, workspace)
     found = of_folder(folder, overlay_for(workspace.root, folder))
     pieces, written = named_apart(found.pieces), FORMATS[settings.to]
-    yield PhaseBegan("work", f"Writing {len(pieces)} pictures")
+    yield PhaseBegan("work", f"Writing {counted(len(pieces))}")
     out.parent.mkdir(parents=True, exist_ok=True)
+    check_room(pieces, out.parent)
     if settings.to == "zip":
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".packing-") as packing:
             for done in written.write(pieces, Path(packing), out):
@@ -81,6 +82,7 @@ def work(settings: Settings, workspace: Workspace) -> Generator[Event, None, dic
         with files.new_folder(out) as part:
             for done in written.write(pieces, part, out.resolve()):
                 yield Progress(done, len(pieces), "pictures")
+            yield from settle(part)
     notes = [*found.notes, *lost(pieces, written)]
     return {"out": str(out), "pictures": len(pieces), "notes": notes}
 
@@ -103,7 +105,7 @@ def _place(settings: Settings, workspace: Workspace) -> Path:
 
 def told(answer: dict[str, Any]) -> Iterable[str]:
     yield from answer["notes"]
-    yield f"{answer['pictures']} pictures written."
+    yield f"{counted(answer['pictures'])} written."
     yield answer["out"]
 
 
@@ -111,7 +113,7 @@ def lost(pieces: Sequence[Piece], written: Format) -> list[str]:
     """Say what a format cannot carry."""
     counts = {name: sum(bool(getattr(piece, name)) for piece in pieces) for name in written.lacks}
     return [
-        f"{_WORDS[name]} of {count} pictures are left behind: this format cannot say them."
+        f"{_WORDS[name]} of {counted(count)} are left behind: this format cannot say them."
         for name, count in counts.items()
         if count
     ]

@@ -65,7 +65,7 @@ def of_config(config: Path, within: Path | None = None) -> Set:
         raise UserError(f"{config.name} cannot be read ({error}).", "Check the file.", "source") from error
     if not found:
         what = f"{config.name} names no pictures: it has no [[datasets.subsets]]."
-        raise UserError(what, "Choose a dataset config.", "source")
+        raise UserError(what, "Choose a dataset config of kohya's trainer.", "source")
     return pieces_.joined(found)
 
 

@@ -49,9 +49,14 @@ def of_concepts(file: Path, within: Path | None = None) -> Set:
     """Read a list of concepts; `within` as for Places. Raises UserError."""
     places = Places(file, within)
     try:
-        found = [_pieces(places, dict(concept)) for concept in json.loads(decode(file.read_bytes()))]
+        told = json.loads(decode(file.read_bytes()))
+        if not isinstance(told, list) or not all(isinstance(concept, dict) for concept in told):
+            raise ValueError("it is no list of concepts")
+        found = [_pieces(places, concept) for concept in told]
     except (ValueError, TypeError) as error:
-        raise UserError(f"{file.name} cannot be read ({error}).", "Check the file.", "source") from error
+        raise UserError(
+            f"{file.name} cannot be read ({error}).", "Choose a concepts.json of OneTrainer.", "source"
+        ) from error
     return joined(found)
 
 

@@ -18,6 +18,8 @@ from ..data.parquet import BadTable
 from ..data.scan import scan
 from ..data.section import CaptionSource, DataSection
 from ..data.texts import METADATA_NAMES, repeats_of_folder, same_path, table_rows
+from ..events import Event, PhaseBegan, Progress
+from ..section import UserError
 
 MASKS = "masks"
 COUNTS = {"crop": 4, "focus": 2}
@@ -62,11 +64,25 @@ def of_folder(folder: Path, overlay: Overlay | None = None, captions: CaptionSou
     census = scan(folder, DataSection(caption_from=captions), overlay)
     more = dict(_more_columns(census.folder))
     pieces = tuple(_piece(sample, _path(census, sample), more) for sample in census.samples)
-    notes = [f"{problem.file}: {problem.sentence}" for problem in census.skipped]
+    notes = [problem.told for problem in census.skipped]
     notes += [f"{name} is left out: beside pictures only metadata.parquet is read; import it alone."
               for name in sorted(path.name for path in census.folder.glob("*.parquet"))
               if name.lower() not in METADATA_NAMES]  # fmt: skip
     return Set(pieces, tuple(notes))
+
+
+def check_room(pieces: Iterable[Piece], folder: Path) -> None:
+    """Raise UserError where the disk of a folder has no room for these pictures."""
+    needed, there = sum(piece.file.stat().st_size for piece in pieces), shutil.disk_usage(folder).free
+    if needed > there:
+        what = (
+            f"The pictures take {files.told_size(needed)}, and {files.told_size(there)} are free at {folder}."
+        )
+        raise UserError(what, "Make room there.")
+
+
+def counted(number: int) -> str:
+    return "1 picture" if number == 1 else f"{number:,} pictures"
 
 
 def joined(sets: Iterable[Set]) -> Set:
@@ -108,6 +124,17 @@ def write_pictures(pieces: Sequence[Piece], out: Path) -> Iterator[int]:
         if piece.mask:
             write_mask(piece.mask, out / mask_path(piece))
         yield done
+
+
+def settle(folder: Path) -> Iterator[Event]:
+    """Wait until all in a folder is on the disk, telling how far that is: of thousands of small files it
+    takes longer than to write them.
+    """
+    written = [path for path in folder.rglob("*") if path.is_file()]
+    yield PhaseBegan("work", f"Waiting until the disk has {len(written):,} files")
+    for done, file in enumerate(written, 1):
+        files.flush(file)
+        yield Progress(done, len(written), "files")
 
 
 def write_captions(pieces: Iterable[Piece], out: Path, text: Callable[[Piece], str]) -> None:

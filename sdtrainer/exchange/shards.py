@@ -19,6 +19,7 @@ from ..data.images import EXTENSIONS, BadImage, extension_of
 from ..data.texts import METADATA_NAMES
 from ..data.walk import natural_key, walk
 from ..events import Event, PhaseBegan, Progress
+from ..files import told_size
 from ..section import UserError
 from .archives import MOST_BYTES, MOST_FILES, refusal
 from .columns import MASK, Shard, picture_in, shard, words_in
@@ -86,7 +87,7 @@ def checked(shards: Sequence[Shard], free_bytes: int) -> int:
     if total > MOST_FILES:
         raise refusal(shards[0].path.name, f"there are {total:,} pictures", f"Choose at most {MOST_FILES:,}.")
     if size > free_bytes:
-        raise _too_large(shards[0].path.name, f"{size / 2**30:.1f} GB")
+        raise _too_large(shards[0].path.name, told_size(size))
     return total
 
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from .. import files
+
 GIB = 2**30
 
 
@@ -22,11 +24,7 @@ def duration(seconds: float) -> str:
 
 def size(num_bytes: float) -> str:
     """Return "640 KB", "37 MB", "7.1 GB" (binary units, as cards are sold)."""
-    for unit, divisor in (("GB", GIB), ("MB", 2**20), ("KB", 2**10)):
-        if num_bytes >= divisor:
-            value = num_bytes / divisor
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:,.0f} {unit}"
-    return f"{num_bytes:.0f} bytes"
+    return files.told_size(num_bytes)
 
 
 def gigabytes(num_bytes: float) -> str:

@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any, get_args, get_origin
 
 from .. import chores
@@ -42,7 +43,8 @@ def _arguments(chore: Chore) -> argparse.ArgumentParser:
     known = fields(chore.settings)
     for name in chore.plain:
         many = {"nargs": "*"} if get_origin(known[name].annotation) is list else {}
-        arguments.add_argument(name, help=_help(known[name]), **many)
+        number = many or ({"nargs": "?"} if name in chore.spare else {})
+        arguments.add_argument(name, help=_help(known[name]), **number)
     for name, knob in known.items():
         if name not in chore.plain:
             flag = f"--{name.replace('_', '-')}"
@@ -88,6 +90,7 @@ def _done(doing: Doing) -> Answer:
         nonlocal found
         found = yield from doing
 
-    for _ in Console(sys.stderr).tell(all_of()):
-        pass
+    with closing(all_of()) as telling:
+        for _ in Console(sys.stderr).tell(telling):
+            pass
     return found
