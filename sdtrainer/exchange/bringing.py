@@ -30,7 +30,7 @@ from .pieces import (
 
 KINDS = "a ZIP archive, a folder, a .parquet or .toml file, or concepts.json"
 UNPACKED, UPLOADED = "unpacked", "uploaded"
-"""Folders in the workspace's cache. An uploaded archive is gone once it is imported."""
+"""Folders in the workspace's cache. What was uploaded is gone once it is imported."""
 
 
 class Settings(Section):
@@ -61,11 +61,18 @@ def work(settings: Settings, workspace: Workspace) -> Generator[Event, None, dic
     shutil.rmtree(unpacked, ignore_errors=True)
     try:
         found = yield from _found(source, settings.caption_column, workspace)
-        return (yield from _bring(found, _name(settings.name or _title(source)), workspace))
+        return (
+            yield from _bring(found, plain_name(settings.name or _title(source)) or "imported", workspace)
+        )
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
-        if source.parent == workspace.cache / UPLOADED:
-            shutil.rmtree(source) if source.is_dir() else source.unlink(missing_ok=True)
+        _forget_upload(source, workspace.cache / UPLOADED)
+
+
+def _forget_upload(source: Path, uploads: Path) -> None:
+    if source.is_relative_to(uploads) and source != uploads:
+        upload = uploads / source.relative_to(uploads).parts[0]
+        shutil.rmtree(upload) if upload.is_dir() else upload.unlink(missing_ok=True)
 
 
 def told(answer: dict[str, Any]) -> Iterable[str]:
@@ -77,11 +84,8 @@ def told(answer: dict[str, Any]) -> Iterable[str]:
 def read(source: Path, within: Path | None = None) -> Set:
     """Read a set by what it is; what it names lies `within`. Raises UserError."""
     if source.is_dir():
-        listed = source / onetrainer.CONCEPTS
-        if listed.is_file():
-            return onetrainer.of_concepts(listed, within)
-        configs = [path for path in sorted(source.glob("*.toml")) if kohya.subset_count(path)]
-        return kohya.of_config(configs[0], within) if configs else of_folder(source)
+        config = _config(source)
+        return read(config, within) if config else of_folder(source)
     readers = {".toml": kohya.of_config, ".json": onetrainer.of_concepts}
     reader = readers.get(source.suffix.lower())
     if reader is None:
@@ -92,6 +96,23 @@ def read(source: Path, within: Path | None = None) -> Set:
         hint = hints.get(source.suffix.lower(), f"Choose {KINDS}.")
         raise UserError(f"{source.name} is nothing that can be imported.", hint, "source")
     return reader(source, within)
+
+
+def is_for_import(folder: Path) -> bool:
+    """Whether a folder cannot be trained on as it is: its pictures are packed, or a config names some."""
+    return bool(shards.listed(folder)) or _config(folder) is not None
+
+
+def plain_name(text: str) -> str:
+    """Return what of a name any disk takes."""
+    return "".join(c for c in text if c.isalnum() or c in " ._-").strip(" .")[:80]
+
+
+def _config(folder: Path) -> Path | None:
+    """Return the config of another trainer that a folder holds."""
+    listed = folder / onetrainer.CONCEPTS
+    configs = [path for path in sorted(folder.glob("*.toml")) if kohya.subset_count(path)]
+    return listed if listed.is_file() else next(iter(configs), None)
 
 
 def _found(source: Path, column: str, workspace: Workspace) -> Generator[Event, None, Set]:
@@ -152,7 +173,3 @@ def _inner(folder: Path) -> Path:
 
 def _title(source: Path) -> str:
     return source.resolve().name if source.is_dir() else source.stem
-
-
-def _name(text: str) -> str:
-    return "".join(c for c in text if c.isalnum() or c in " ._-").strip(" .")[:80] or "imported"

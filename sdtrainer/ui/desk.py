@@ -6,7 +6,7 @@ import importlib
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -170,8 +170,11 @@ class Desk:
         assert outlook.config
         return self.jobs.start(outlook.config)
 
-    def begin(self, verb: str, values: Mapping[str, Any]) -> None:
-        """Have a chore done in the background. While a run is trained it does without the card.
+    def begin(
+        self, verb: str, values: Mapping[str, Any], then: Callable[[Answer], None] = lambda answer: None
+    ) -> None:
+        """Have a chore done in the background, and `then` what is to be done with what it found. While a run
+        is trained it does without the card.
 
         Raises:
             UserError: a setting is wrong, a path may not be read while shared, or this is being done already.
@@ -182,7 +185,9 @@ class Desk:
 
         def work(hand: Hand, tell: Tell) -> Answer:
             try:
-                return chores.do_elsewhere(verb, values, self.workspace, tell, hand, is_free)
+                answer = chores.do_elsewhere(verb, values, self.workspace, tell, hand, is_free)
+                then(answer)
+                return answer
             finally:  # it may have written captions or files
                 self.look_again()
 

@@ -15,6 +15,7 @@ from ..section import UserError
 from ..workspace import Workspace
 from . import downloads, keys
 from .access import Access, Gate, is_loopback
+from .dataset.upload import MAX_UPLOAD_GB
 from .desk import Desk
 from .page import TITLE, Page
 from .share import OpenTunnel, Sharing, open_gradio_tunnel
@@ -22,7 +23,6 @@ from .theme import ICON, STYLE, theme
 from .thumbnails import folder as thumbnails_folder
 
 FIRST_PORT, NUM_PORTS = 7860, 100
-MAX_UPLOAD = "2gb"
 
 
 @dataclass
@@ -76,7 +76,7 @@ def serve(
         mcp_server=False,
         pwa=False,
         allowed_paths=[str(thumbnails_folder(workspace))],
-        max_file_size=MAX_UPLOAD,
+        max_file_size=f"{MAX_UPLOAD_GB}gb",
         auth_dependency=_user,
         _frontend=False,  # or gradio asks itself first, and gives up on a busy machine or behind a proxy
         app_kwargs={

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ...data.census import Census
-from ...data.images import EXTENSIONS
 from ...data.scan import Packed
 from ...doctor import report as doctor
 from ...doctor.report import Report
@@ -24,8 +21,7 @@ from ..sections import Sections
 from ..words import tag
 from .exchange import Exchange
 from .findings import LIGHTS
-
-CAPTION_FILES = (".txt", ".caption", ".jsonl", ".csv", ".parquet")
+from .upload import Upload
 
 
 class Source:
@@ -37,22 +33,19 @@ class Source:
         self, desk: Desk, form: Form, newest: Callable[[Census], Report | None], sections: Sections
     ) -> None:
         self.desk, self.form, self.newest, self.sections = desk, form, newest, sections
+        self.upload = Upload(desk, sections, Exchange.title)
 
     def build(self) -> None:
         with gr.Row(equal_height=False):
             self.folder = self.form.place("data.folder", scale=4, placeholder="/home/me/pictures/my-dog")
             self.again = gr.Button("Look again", scale=1, min_width=120, elem_classes="beside-field")
-        with gr.Accordion("Upload pictures instead", open=False):
-            self.upload_name = gr.Textbox(
-                "my-pictures",
-                label="Name of the new folder",
-                info="Made inside the workspace. A whole folder or a ZIP: below, in Import and export.",
-            )
-            self.upload = gr.File(file_count="multiple", label="Pictures and caption files", height=140)
+        with gr.Accordion("Upload a folder, pictures or a ZIP", open=False, elem_id="upload"):
+            self.upload.build()
         self.found = gr.HTML(elem_id="found")
-        self.take = gr.Button(
-            "Import these pictures", variant="primary", size="sm", visible=False, elem_id="import-packed"
-        )
+        with gr.Row(elem_classes="controls"):
+            self.take = gr.Button(
+                "Import these pictures", variant="primary", size="sm", visible=False, elem_id="import-packed"
+            )
 
     @property
     def states(self) -> set[Any]:
@@ -69,45 +62,22 @@ class Source:
     def wire(self, refresh: Any) -> None:
         on = self.desk.on
         refresh(on(self.again.click, lambda given: self.desk.look_again(), (), ()))
-        shows = [self.folder, self.upload]
         refresh(on(self.take.click, self._import, (), [self.sections.chosen], trigger_mode="once"))
-        refresh(on(self.upload.upload, self._upload, {self.upload, self.upload_name}, shows))
+        self.upload.wire(refresh)
 
     def _import(self, given: Given) -> dict[Any, Any]:
         """Import what the folder holds in Parquet files, and show how far that is."""
         packed = _packed(self.desk.look())
         if packed is None:
             raise UserError("There is nothing to import any more.", "Press 'Look again'.")
-        self.desk.begin("import", {"source": str(packed.source)})
+        self.desk.begin("import", {"source": str(packed.source)}, self.upload.train_on)
         return self.sections.show(Exchange.title)
-
-    def _upload(self, given: Given) -> dict[Any, Any]:
-        folder = self.desk.workspace.uploads / _folder_name(given[self.upload_name])
-        folder.mkdir(parents=True, exist_ok=True)
-        wanted = (*EXTENSIONS, *CAPTION_FILES)
-        taken = [Path(file) for file in given[self.upload] or [] if Path(file).suffix.lower() in wanted]
-        if not taken:
-            raise UserError(
-                "None of these files is a picture or a caption file.", "Choose PNG, JPEG or WebP files."
-            )
-        for file in taken:
-            shutil.copyfile(file, folder / file.name)
-        self.desk.look_again()
-        self.desk.project.lay({"data.folder": str(folder)}, "", given.session)
-        return {self.folder: str(folder), self.upload: None}
 
 
 def _packed(outlook: Outlook) -> Packed | None:
     """Return what is wrong with the image folder, if it is that its images are to be imported."""
     error = outlook.error
     return error if isinstance(error, Packed) and error.path == "data.folder" else None
-
-
-def _folder_name(text: str) -> str:
-    name = "".join(c for c in text.strip() if c.isalnum() or c in " ._-").strip(" .")
-    if not name:
-        raise UserError("The new folder has no name.", "Give it one of letters and digits.")
-    return name
 
 
 def _found(outlook: Outlook, report: Report | None) -> str:
