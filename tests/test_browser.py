@@ -365,12 +365,24 @@ def test_the_result_is_inspected_and_tried(page: Any) -> None:
 
 CHOSEN = {
     # name of the file: the preset for it, what is said of it, who reads what it makes
-    "sd1": ("SD 1.5: a subject, 8 GB", r"Stable Diffusion 1, 512 px, probably predicts epsilon", "A1111"),
-    "sd2": ("SD 1.5: a subject, 8 GB", r"Stable Diffusion 2, 512 px, probably predicts epsilon", "A1111"),
-    "sdxl": ("SDXL: a subject, 16 GB", r"Stable Diffusion XL, 1024 px, predicts v_prediction", "A1111"),
+    "sd1": (
+        "SD 1.5: a subject, 8 GB",
+        r"Stable Diffusion 1, 512 px, probably predicts the noise \(epsilon\)",
+        "A1111",
+    ),
+    "sd2": (
+        "SD 1.5: a subject, 8 GB",
+        r"Stable Diffusion 2, 512 px, probably predicts the noise \(epsilon\)",
+        "A1111",
+    ),
+    "sdxl": (
+        "SDXL: a subject, 16 GB",
+        r"Stable Diffusion XL, 1024 px, predicts the velocity \(v_prediction\)",
+        "A1111",
+    ),
     "sd3": (
         "SD 3.5 Medium: a subject, 8 GB",
-        r"Stable Diffusion 3.5 Medium, 1024 px, predicts flow",
+        r"Stable Diffusion 3.5 Medium, 1024 px, predicts the flow",
         "ComfyUI",
     ),
 }
@@ -414,7 +426,7 @@ def test_a_model_file_is_chosen_recognised_taught_and_exported(
         page.locator("#base-model button").first.click()
         field(page, "base-prediction_type").click()
         page.get_by_role("option", name="v_prediction", exact=True).click()
-        page.locator("p.found", has_text="predicts v_prediction, as you set it").wait_for()
+        page.locator("p.found", has_text="predicts the velocity (v_prediction), as you set it").wait_for()
     enter(page, "run-name", f"file-{name}")
     for key, value in (("train-resolution", "64"), ("train-steps", "2"), ("sample-prompts", "a zib disc")):
         enter(page, key, value)

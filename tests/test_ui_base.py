@@ -31,8 +31,8 @@ def chip(looker: Looker, **base: object) -> str:
 
 def test_what_was_recognised_is_said_with_its_reason(looker: Looker) -> None:
     said = chip(looker, path=STARTER)
-    assert "Stable Diffusion 1, 128 px, predicts epsilon; recognised by" in said
-    assert "predicts v_prediction, as you set it" in chip(
+    assert "Stable Diffusion 1, 128 px, predicts the noise (epsilon); recognised by" in said
+    assert "predicts the velocity (v_prediction), as you set it" in chip(
         looker, path=STARTER, prediction_type="v_prediction"
     )
 
@@ -40,7 +40,7 @@ def test_what_was_recognised_is_said_with_its_reason(looker: Looker) -> None:
 def test_what_is_undecided_is_called_so(looker: Looker, tmp_path: Path) -> None:
     foreign(tmp_path / "some.safetensors")
     said = chip(looker, path=str(tmp_path / "some.safetensors"))
-    assert "512 px, probably predicts epsilon (the model is asked before the first step)" in said
+    assert "512 px, probably predicts the noise (epsilon); the model is asked before" in said
 
 
 def test_a_wrong_file_is_named_before_images_are_chosen(looker: Looker, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class StableDiffusionXL:
             return None
         read = configs.read(place, COMPONENTS[self.name])
         width = read[DENOISER]["cross_attention_dim"]
-        return Found(path, place.layout, read, f"a {place.pipeline} whose text is {width} wide")
+        return Found(path, place.layout, read, f"a {place.pipeline} with text features {width} wide")
 
     def load(self, facts: Facts, parts: Sequence[str], dtypes: Mapping[str, torch.dtype]) -> Parts:
         return loading.load(facts, parts, dtypes)

@@ -49,7 +49,7 @@ class Settings(Section):
     base: str = knob(
         "",
         "Base model",
-        "What they are put on: 'starter', a diffusers folder, a file or a hub id. Empty: the one that the "
+        "The model that draws: 'starter', a diffusers folder, a file or a hub id. Empty: the one that the "
         "first adapter names.",
         level="basic",
         is_path=True,

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from ..seams import Facts
 
 PREDICTION = "base.prediction_type"
+PREDICTED = {
+    "epsilon": "the noise (epsilon)",
+    "v_prediction": "the velocity (v_prediction)",
+    "sample": "the picture (sample)",
+    "flow": "the flow from noise to picture (flow)",
+}
 AUTOS = (
     PREDICTION,
     "optim.lr",
@@ -273,11 +279,12 @@ def _chip(outlook: Outlook) -> str:
 def _predicts(facts: Facts, config: Config) -> str:
     chosen = config.base.prediction_type
     if chosen != "auto":
-        return f"predicts {chosen}, as you set it"
+        return f"predicts {PREDICTED[chosen]}, as you set it"
+    predicted = PREDICTED[facts.prediction_type]
     if facts.is_undecided:
-        return f"probably predicts {facts.prediction_type} (the model is asked before the first step)"
+        return f"probably predicts {predicted}; the model is asked before the first step"
     ends = ", noise up to zero SNR" if facts.config[SCHEDULER].get("rescale_betas_zero_snr") else ""
-    return f"predicts {facts.prediction_type}{ends}"
+    return f"predicts {predicted}{ends}"
 
 
 def _changed(changes: dict[str, tuple[Any, Any]]) -> str:
