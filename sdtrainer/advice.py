@@ -75,7 +75,8 @@ def advise(plan: Plan, census: Census) -> tuple[Advice, ...]:
         found.append(Advice(told))
     small = [s for s in census.samples if min(s.width, s.height) < 0.5 * side]
     if small:
-        found.append(Advice(f"{len(small)} images are much smaller than {side} px and will look soft."))
+        are = "1 image is" if len(small) == 1 else f"{len(small):,} images are"
+        found.append(Advice(f"{are} much smaller than {side} px and will look soft."))
     return tuple(found)
 
 

@@ -59,8 +59,19 @@ def test_the_report_comes_by_itself_and_is_kept(doctor: Doctor, folder: Path) ->
     shown = doctor.show(desk.look(), asked(doctor))
     assert "Worth a look: cannot be read (1), empty files (1)" in shown[doctor.verdict]
     assert not doctor.card.doing, "nothing changed"
-    made = doctor.newest(desk.look().census)
+    made = doctor.newest(desk.look())
     assert made["looked_inside"] and "Worth a look" in _found(desk.look(), made)
+    desk.project.change(override(desk.project.values, {"run.goal": "style"}), "")
+    doctor._next = 0.0
+    doctor.show(desk.look(), asked(doctor))
+    assert doctor.card.doing, "another goal asks for other pictures"
+    wait_for(lambda: not doctor.card.doing)
+    shown = doctor.show(desk.look(), asked(doctor))
+    assert "Number of pictures" in shown[doctor.groups] and not doctor.card.doing
+    desk.project.change(override(desk.project.values, {"run.goal": "subject"}), "")
+    doctor._next = 0.0
+    shown = doctor.show(desk.look(), asked(doctor))
+    assert "Number of pictures" not in shown[doctor.groups] and not doctor.card.doing, "what was known is"
 
 
 def test_a_remedy_is_one_click_and_so_is_its_undo(doctor: Doctor, folder: Path, workspace: Workspace) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from .. import files as writing
 from ..data.census import Census
 from ..data.overlay import CAPTIONS, Overlay
+from ..section import Section
 from . import files, pictures, whole, words
 from .case import LEVELS, Case, Check, Level
 
@@ -42,9 +43,9 @@ def make(case: Case, state: str = "") -> Report:
     }
 
 
-def state_of(census: Census) -> str:
-    """Return what tells a folder from what it was: its files, and how they are used."""
-    digest = hashlib.sha256()
+def state_of(census: Census, settings: Section) -> str:
+    """Return what tells a folder from what it was: its files, how they are used, and what was asked."""
+    digest = hashlib.sha256(settings.model_dump_json(exclude={"look_inside"}).encode())
     for sample in census.samples:
         used = (sample.caption, sample.width, sample.height, sample.background)
         digest.update(

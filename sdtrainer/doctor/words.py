@@ -13,6 +13,8 @@ from .case import Case, Check, Finding, Fix, caption
 
 NEAR_EMPTY = 3
 """Letters and digits of the shortest caption that says anything."""
+SHOWN = 36
+"""Letters of a long caption that a sentence shows."""
 MIXED = 0.2
 """From this part on, captions of the other kind are no exception."""
 _TAG_WORDS = 3.0
@@ -52,11 +54,20 @@ def too_long(case: Case) -> Iterator[Finding]:
             continue
         text = case.trained_as[path]
         cut = window_starts(text, CHUNK_TOKENS)[0]
-        sentence = (
-            f"It has {tokens} tokens; the first window ends at '… {text[:cut].strip()[-30:]}', before '"
-        )
-        sentence += f"{text[cut:].strip()[:30]} …'."
+        first, rest = _end(text[:cut]), _start(text[cut:])
+        sentence = f"It has {tokens} tokens; the first {CHUNK_TOKENS} end at '{first}', before '{rest}'."
         yield Finding((path,), sentence, _shortened(case, path, text[:cut]))
+
+
+def _end(text: str) -> str:
+    """Return the last whole words."""
+    text = text.strip()
+    return text if len(text) <= SHOWN else f"… {text[-SHOWN:].partition(' ')[2]}"
+
+
+def _start(text: str) -> str:
+    text = text.strip()
+    return text if len(text) <= SHOWN else f"{text[:SHOWN].rpartition(' ')[0]} …"
 
 
 def _shortened(case: Case, path: str, kept: str) -> tuple[Fix, ...]:
@@ -83,7 +94,8 @@ def without_trigger(case: Case) -> Iterator[Finding]:
     if words and without:
         joint = data.tag_separator.strip() + " "
         values = {sample.path: f"{words[0]}{joint}{sample.caption}" for sample in without}
-        count = f"{len(without):,} of {len(case.census.samples):,} captions do not have '{words[0]}'"
+        written = sum(bool(sample.caption) for sample in case.census.samples)
+        count = f"{len(without):,} of {written:,} captions do not have '{words[0]}'"
         sentence = f"{count}; training puts it in front of them."
         yield Finding(tuple(values), sentence, (Fix("Write it into them", "captions", values),))
 
@@ -107,9 +119,10 @@ def broken(case: Case) -> Iterator[Finding]:
         if found := _BROKEN.search(sample.caption):
             place = max(0, found.start() - 20)
             shown = sample.caption[place : found.end() + 20]
+            before, after = "… " * (place > 0), " …" * (found.end() + 20 < len(sample.caption))
             mended = _mended(sample.caption)
             fixes = (caption("Put right", sample.path, mended),) if mended else ()
-            sentence = f"Its caption has broken letters: '… {shown} …'."
+            sentence = f"Its caption has broken letters: '{before}{shown}{after}'."
             yield Finding(
                 (sample.path,), sentence + (f" Meant is '{mended[place:][:60]}'." if mended else ""), fixes
             )

@@ -70,7 +70,7 @@ def work(settings: Settings, workspace: Workspace) -> Generator[Event, None, rep
                 yield Progress(first + done, total, "pictures")
     yield PhaseBegan("work", "Checking")
     case = _case(config, found.census, validation, looks, held_out, workspace)
-    made = report.make(case, report.state_of(census))
+    made = report.make(case, report.state_of(census, settings))
     report.save(made, workspace.root)
     folder = planner.resolve_images(settings.folder)
     return report.open_findings(made, overlay_for(workspace.root, folder))

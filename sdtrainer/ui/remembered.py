@@ -16,8 +16,8 @@ KEPT = 256
 class Remembered(Generic[T]):
     """A value for each page, `default` for those that are not known; of many pages the latest are kept."""
 
-    def __init__(self, default: T) -> None:
-        self._default = default
+    def __init__(self, default: T, kept: int = KEPT) -> None:
+        self._default, self._kept = default, kept
         self._values: OrderedDict[str, T] = OrderedDict()
 
     def __getitem__(self, page: str) -> T:
@@ -26,5 +26,5 @@ class Remembered(Generic[T]):
     def __setitem__(self, page: str, value: T) -> None:
         self._values[page] = value
         self._values.move_to_end(page)
-        while len(self._values) > KEPT:
+        while len(self._values) > self._kept:
             self._values.popitem(last=False)

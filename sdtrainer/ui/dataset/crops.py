@@ -34,6 +34,12 @@ HOW = (
     " frame is what the model sees; your file is not changed."
 )
 EDGES = ("Left", "Top", "Right", "Bottom")
+ONE_BY_ONE: dict[str, Any] = {
+    "trigger_mode": "multiple",
+    "concurrency_limit": 1,
+    "concurrency_id": "crops",
+}
+"""Quick clicks all count, each on what the one before it left."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +126,10 @@ class Crops:
         numbers = {*self.edges, *self.point}
         chosen = self.sections.chosen
         on(chosen.change, lambda g: self._open(g) if g[chosen] == self.title else {}, {*uses, chosen}, parts)
-        on(self.prev.click, lambda g: self._step(g, -1), uses, parts)
-        on(self.next.click, lambda g: self._step(g, 1), uses, parts)
+        on(self.prev.click, lambda g: self._step(g, -1), uses, parts, **ONE_BY_ONE)
+        on(self.next.click, lambda g: self._step(g, 1), uses, parts, **ONE_BY_ONE)
         on([self.number.submit, self.number.blur], self._go, uses, parts)
-        refresh(on(self.stage.click, self._point, uses, parts, clicks=True))
+        refresh(on(self.stage.click, self._point, uses, parts, clicks=True, **ONE_BY_ONE))
         refresh(on(self.reset.click, lambda g: self._lay(self.now(g), None, None), uses, parts))
         refresh(on(self.apply.click, self._apply, uses | numbers, parts))
         on(self.by_shape.expand, self._shapes, (), [self.shapes])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,13 +18,14 @@ from ...data.overlay import Overlay, Table, overlay_for
 from ...decisions import resolutions_of
 from ...doctor import report
 from ...doctor.report import Report
-from ...section import UserError, fields
+from ...section import Section, UserError, fields
 from .. import words
 from ..chore import ChoreCard
 from ..desk import Desk
 from ..listen import Given
 from ..outlook import Outlook
 from ..panel import CLICKS
+from ..remembered import Remembered
 from ..thumbnails import thumbnail
 from ..words import tag
 from . import findings
@@ -31,6 +33,8 @@ from . import findings
 AUTOMATIC = 200
 """Of so many pictures the insides are looked at without being asked."""
 APART_SECONDS = 15.0
+REPORTS = 8
+"""So many are kept, so that what was undone is known again at once."""
 CHECK = "check"
 
 
@@ -43,8 +47,9 @@ class Doctor:
         self.desk = desk
         names = tuple(fields(CHORES[CHECK].settings))
         self.card = ChoreCard(desk, CHECK, "Check everything", fixed=names, found=lambda answer: "")
-        self._states: tuple[Census | None, str] = (None, "")
-        self._reports: dict[Path, tuple[int, Report | None]] = {}
+        self._states: tuple[tuple[Census, Section] | None, str] = (None, "")
+        self._newest: tuple[Path, int, Report | None] = (Path(), -1, None)
+        self._by_state: Remembered[Report | None] = Remembered(None, REPORTS)
         self._tried, self._next = "", 0.0
 
     def build(self) -> None:
@@ -71,20 +76,27 @@ class Doctor:
         on, uses = self.desk.on, self.states
         on(self.card.start.click, self._begin, (), self.card.shows, trigger_mode="once")
         on(self.card.stop.click, self._stop, (), self.card.shows, trigger_mode="once")
-        refresh(on(self.groups.click, self._clicked, uses, self.shows, clicks=True))
+        one_by_one = {"trigger_mode": "multiple", "concurrency_limit": 1}  # quick clicks count, too
+        refresh(on(self.groups.click, self._clicked, uses, self.shows, clicks=True, **one_by_one))
         refresh(on(self.undo.click, self._undo, uses, self.shows))
 
     def _stop(self, given: Given) -> dict[Any, Any]:
         self.desk.errands.stop(CHECK)
         return self.card.show()
 
-    def newest(self, census: Census) -> Report | None:
-        """Return the newest report on a folder, without what was answered since."""
+    def newest(self, outlook: Outlook) -> Report | None:
+        """Return the report on a folder as it is now, else the newest, without what was answered since."""
+        census = outlook.census
+        if census is None:
+            return None
         file = report.file_of(self.desk.workspace.root, census.folder)
         written = file.stat().st_mtime_ns if file.exists() else 0
-        if self._reports.get(file, (-1, None))[0] != written:
-            self._reports = {file: (written, report.newest(self.desk.workspace.root, census.folder))}
-        made = self._reports[file][1]
+        if self._newest[:2] != (file, written):
+            made = report.newest(self.desk.workspace.root, census.folder)
+            self._newest = (file, written, made)
+            if made:
+                self._by_state[made["state"]] = made
+        made = self._by_state[self._state(outlook)] or self._newest[2]
         return report.open_findings(made, self._overlay(census)) if made else None
 
     def _overlay(self, census: Census) -> Overlay:
@@ -92,7 +104,7 @@ class Doctor:
 
     def _view(self, outlook: Outlook, opened: str, page: int) -> dict[Any, Any]:
         census = outlook.census
-        made = self.newest(census) if census else None
+        made = self.newest(outlook)
         shown = self.card.show()
         if census is None or made is None:
             text = "Nothing was checked yet." if census else "Choose a folder with pictures first."
@@ -128,26 +140,34 @@ class Doctor:
         census = outlook.census
         if census is None or outlook.config is None or not self.desk.is_warm or self.card.doing:
             return
-        state, made = self._state(census), self.newest(census)
+        state, made = self._state(outlook), self.newest(outlook)
         is_known = made is not None and made["state"] == state
-        if is_known or state == self._tried or time.monotonic() < self._next:
+        if is_known or state in ("", self._tried) or time.monotonic() < self._next:
             return
         self._tried, self._next = state, time.monotonic() + APART_SECONDS
         inside = len(census.samples) <= AUTOMATIC or bool(made and made["looked_inside"])
-        try:
+        with contextlib.suppress(UserError):  # paths are refused while shared, and that is said there
             self.desk.begin(CHECK, _values(outlook) | {"look_inside": inside})
-        except UserError:  # it is said where the settings are
-            return
 
-    def _state(self, census: Census) -> str:
-        if self._states[0] is not census:
-            self._states = (census, report.state_of(census))
-        return self._states[1]
+    def _state(self, outlook: Outlook) -> str:
+        """Return what tells this folder and these settings from others; "" where settings are wrong."""
+        census = outlook.census
+        if census is None or outlook.config is None:
+            return ""
+        try:
+            settings = CHORES[CHECK].check(_values(outlook))
+        except UserError:  # it is said where the settings are
+            return ""
+        of, state = self._states
+        if of is None or of[0] is not census or of[1] != settings:
+            state = report.state_of(census, settings)
+            self._states = ((census, settings), state)
+        return state
 
     def _clicked(self, given: Given) -> dict[Any, Any]:
         click, outlook = given.clicked, self.desk.look()
         act, name = click.get("act", ""), click.get("check", "")
-        made = self.newest(outlook.census) if outlook.census else None
+        made = self.newest(outlook)
         if outlook.census is None or made is None:
             raise UserError("This report is out of date.", "Press 'Check everything'.")
         if act == "open":

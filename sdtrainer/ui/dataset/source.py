@@ -7,7 +7,6 @@ from typing import Any
 
 import gradio as gr
 
-from ...data.census import Census
 from ...data.scan import Packed
 from ...doctor import report as doctor
 from ...doctor.report import Report
@@ -30,7 +29,7 @@ class Source:
     title = ""
 
     def __init__(
-        self, desk: Desk, form: Form, newest: Callable[[Census], Report | None], sections: Sections
+        self, desk: Desk, form: Form, newest: Callable[[Outlook], Report | None], sections: Sections
     ) -> None:
         self.desk, self.form, self.newest, self.sections = desk, form, newest, sections
         self.upload = Upload(desk, sections, Exchange.title)
@@ -56,7 +55,7 @@ class Source:
         return [self.found, self.take]
 
     def show(self, outlook: Outlook, given: Given) -> dict[Any, Any]:
-        report = self.newest(outlook.census) if outlook.census else None
+        report = self.newest(outlook)
         return {self.found: _found(outlook, report), self.take: gr.update(visible=bool(_packed(outlook)))}
 
     def wire(self, refresh: Any) -> None:
