@@ -112,8 +112,10 @@ class Page:
         typed = {*states, *self.form.components}
 
         def filled(done: Any) -> Any:
-            """Show the project's settings in the form, after something changed them."""
-            return on(done, self._fill, states, everywhere)
+            """Show the project's settings in the form, after something changed them. What comes while an
+            answer is on its way is shown by a later one: that one may have been made before it.
+            """
+            return on(done, self._fill, states, everywhere, trigger_mode="always_last")
 
         def opened(done: Any) -> Any:
             return on(done, lambda g: {self.tabs: gr.update(selected="train")}, (), [self.tabs])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from ..remembered import Remembered
 from ..thumbnails import thumbnail
 from ..words import tag
 from . import findings
+from .views import Sent
 
 AUTOMATIC = 200
 """Of so many pictures the insides are looked at without being asked."""
@@ -36,6 +38,15 @@ APART_SECONDS = 15.0
 REPORTS = 8
 """So many are kept, so that what was undone is known again at once."""
 CHECK = "check"
+ANSWERED = "This was answered already."
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a page looks at: the group that is open, by its check, and which page of it."""
+
+    opened: str = ""
+    page: int = 0
 
 
 class Doctor:
@@ -47,6 +58,8 @@ class Doctor:
         self.desk = desk
         names = tuple(fields(CHORES[CHECK].settings))
         self.card = ChoreCard(desk, CHECK, "Check everything", fixed=names, found=lambda answer: "")
+        self.looks: Remembered[Look] = Remembered(Look())
+        self.sent = Sent()
         self._states: tuple[tuple[Census, Section] | None, str] = (None, "")
         self._newest: tuple[Path, int, Report | None] = (Path(), -1, None)
         self._by_state: Remembered[Report | None] = Remembered(None, REPORTS)
@@ -58,31 +71,30 @@ class Doctor:
         with gr.Row(elem_classes="controls"):
             self.undo = gr.Button("Undo", size="sm", visible=False, elem_id="check-undo")
         self.groups = gr.HTML(js_on_load=CLICKS, elem_id="findings")
-        self.opened, self.page = gr.State(""), gr.State(0)
 
     @property
     def states(self) -> set[Any]:
-        return {self.opened, self.page}
+        return set()
 
     @property
     def shows(self) -> list[Any]:
-        return [self.verdict, self.undo, self.groups, self.opened, self.page, *self.card.shows]
+        return [self.verdict, self.undo, self.groups, *self.card.shows]
 
     def show(self, outlook: Outlook, given: Given) -> dict[Any, Any]:
         self._keep_fresh(outlook)
-        return self._view(outlook, given[self.opened], given[self.page])
+        return self._view(outlook, given)
 
     def wire(self, refresh: Any) -> None:
-        on, uses = self.desk.on, self.states
+        on = self.desk.on
         on(self.card.start.click, self._begin, (), self.card.shows, trigger_mode="once")
         on(self.card.stop.click, self._stop, (), self.card.shows, trigger_mode="once")
         one_by_one = {"trigger_mode": "multiple", "concurrency_limit": 1}  # quick clicks count, too
-        refresh(on(self.groups.click, self._clicked, uses, self.shows, clicks=True, **one_by_one))
-        refresh(on(self.undo.click, self._undo, uses, self.shows))
+        refresh(on(self.groups.click, self._clicked, (), self.shows, clicks=True, **one_by_one))
+        refresh(on(self.undo.click, self._undo, (), self.shows))
 
     def _stop(self, given: Given) -> dict[Any, Any]:
         self.desk.errands.stop(CHECK)
-        return self.card.show()
+        return self.sent.news(given.session, self.card.show())
 
     def newest(self, outlook: Outlook) -> Report | None:
         """Return the report on a folder as it is now, else the newest, without what was answered since."""
@@ -102,8 +114,8 @@ class Doctor:
     def _overlay(self, census: Census) -> Overlay:
         return overlay_for(self.desk.workspace.root, census.folder)
 
-    def _view(self, outlook: Outlook, opened: str, page: int) -> dict[Any, Any]:
-        census = outlook.census
+    def _view(self, outlook: Outlook, given: Given) -> dict[Any, Any]:
+        census, look = outlook.census, self.looks[given.session]
         made = self.newest(outlook)
         shown = self.card.show()
         if census is None or made is None:
@@ -113,15 +125,15 @@ class Doctor:
                 self.groups: "",
                 self.undo: gr.update(visible=False),
             }
-            return shown | empty
+            return self.sent.news(given.session, shown | empty)
         what = self._overlay(census).undoable
-        names = [group["name"] for group in made["groups"]]
-        return shown | {
+        copy = lambda path: self._copy(census, path)  # noqa: E731
+        full = {
             self.verdict: findings.headline(report.light(made), report.counted(made)),
-            self.groups: findings.groups(made["groups"], opened, page, lambda path: self._copy(census, path)),
+            self.groups: findings.groups(made["groups"], look.opened, look.page, copy),
             self.undo: gr.update(visible=what is not None, value=f"Undo: {what}"),
-            self.opened: opened if opened in names else "",
         }
+        return self.sent.news(given.session, shown | full)
 
     def _copy(self, census: Census, path: str) -> str:
         file = census.folder / path
@@ -133,7 +145,7 @@ class Doctor:
         if outlook.census is None or outlook.config is None:
             raise outlook.error or UserError("There are no pictures.", "Choose a folder.")
         self.desk.begin(CHECK, _values(outlook) | {"look_inside": True})
-        return self.card.show()
+        return self.sent.news(given.session, self.card.show())
 
     def _keep_fresh(self, outlook: Outlook) -> None:
         """Check in the background what changed, once for each state of the folder and not too often."""
@@ -171,23 +183,27 @@ class Doctor:
         if outlook.census is None or made is None:
             raise UserError("This report is out of date.", "Press 'Check everything'.")
         if act == "open":
-            return self._turn(outlook, "" if given[self.opened] == name else name, 0)
+            is_open = self.looks[given.session].opened == name
+            return self._turn(outlook, given, Look("" if is_open else name))
         if act == "page":
-            return self._turn(outlook, name, int(click.get("page", 0)))
+            return self._turn(outlook, given, Look(name, int(click.get("page", 0))))
         about = [g for g in made["groups"] if g["name"] == name]
         chosen = [
             f for g in about for f in g["findings"] if act.endswith("-all") or _file(f) == click.get("file")
         ]
+        if not chosen:
+            raise UserError(ANSWERED, "")
         overlay = self._overlay(outlook.census)
         if act.startswith("fix"):
             _fix(overlay, chosen, click.get("fix", ""))
         else:
-            _ignore(overlay, chosen, name, about[0]["title"] if about else name)
+            _ignore(overlay, chosen, name, about[0]["title"])
         self.desk.look_again()
-        return self._turn(outlook, name, 0 if act.endswith("-all") else given[self.page])
+        return self._view(outlook, given)
 
-    def _turn(self, outlook: Outlook, opened: str, page: int) -> dict[Any, Any]:
-        return {self.page: page, self.opened: opened} | self._view(outlook, opened, page)
+    def _turn(self, outlook: Outlook, given: Given, look: Look) -> dict[Any, Any]:
+        self.looks[given.session] = look
+        return self._view(outlook, given)
 
     def _undo(self, given: Given) -> dict[Any, Any]:
         outlook = self.desk.look()
@@ -197,7 +213,7 @@ class Doctor:
             raise UserError("There is nothing to undo.", "")
         self.desk.look_again()
         gr.Info(f"Undone: {words.safe(step.what)}", duration=4)
-        return self._view(outlook, given[self.opened], given[self.page])
+        return self._view(outlook, given)
 
 
 def _values(outlook: Outlook) -> dict[str, Any]:
@@ -229,7 +245,7 @@ def _fix(overlay: Overlay, chosen: list[Mapping[str, Any]], label: str) -> None:
     for fix in _fixes(chosen, label):
         values.setdefault(fix["table"], {}).update(fix["values"])
     if not values:
-        raise UserError("This was answered already.", "")
+        raise UserError(ANSWERED, "")
     for table, entries in values.items():
         of = next(iter(entries)) if len(entries) == 1 else words.count(len(entries), "picture")
         overlay.apply(f"{label}: {of}", entries, table)

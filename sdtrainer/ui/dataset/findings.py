@@ -39,6 +39,7 @@ def _group(group: Mapping[str, Any], is_open: bool, page: int, copy: Copy) -> st
 
 def _opened(group: Mapping[str, Any], page: int, copy: Copy) -> str:
     findings, name = group["findings"], group["name"]
+    page = max(0, min(page, (len(findings) - 1) // PER_PAGE))  # some may have been answered
     first = page * PER_PAGE
     rows = "".join(_row(name, finding, copy) for finding in findings[first : first + PER_PAGE])
     labels = list(dict.fromkeys(fix["label"] for finding in findings for fix in finding["fixes"]))
