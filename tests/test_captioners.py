@@ -11,9 +11,10 @@ import tiny_captioners
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file, save_file
 
 from sdtrainer import captioners, hardware, hub
-from sdtrainer.captioners import Name, Picture, captioner, room, writing
+from sdtrainer.captioners import WHOLE, Name, Picture, captioner, room, writing
 from sdtrainer.captioners.section import Settings
 from sdtrainer.data.census import Sample
 from sdtrainer.hardware import CPU_ONLY, GIB, imagined
@@ -80,11 +81,26 @@ def test_some_write_at_the_chosen_length(folders: dict[str, Path]) -> None:
         assert len(texts) > 1, name
 
 
-@pytest.mark.parametrize("sort", ["qwen35", "blip2_t5"])
+def test_tensors_are_known_by_the_names_they_were_published_with(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(folders["joycaption"], tmp_path / "joycaption")
+    tensors = load_file(folder / WHOLE)
+    then = {key.replace("vision_tower.", "vision_tower.vision_model."): t for key, t in tensors.items()}
+    assert then.keys() != tensors.keys() and any(key.startswith("language_model.model.") for key in then)
+    save_file(then, folder / WHOLE, {"format": "pt"})
+    first, second = (
+        captioner("joycaption").load(place, "cpu", "fp32", Settings(max_tokens=8))(PICTURES)
+        for place in (folders["joycaption"], folder)
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize("sort", ["qwen25", "qwen35", "blip2_t5"])
 def test_other_models_of_a_kind_write_too(sort: str, tmp_path: Path) -> None:
     """A batch as its pictures one by one, in all its bits and in 8: each has layers or a way of its own."""
     folder = getattr(tiny_captioners, f"make_{sort}")(tmp_path / sort)
-    by = captioner("qwen" if sort == "qwen35" else "blip2")
+    by = captioner("qwen" if sort.startswith("qwen") else "blip2")
     caption = by.load(folder, "cpu", "fp32", Settings(max_tokens=8))
     alone = [caption([one])[0] for one in PICTURES]
     assert caption(PICTURES) == alone and all(alone)

@@ -118,6 +118,19 @@ def test_killed_while_it_captions_all_it_goes_on_where_it_was(workspace: Workspa
     assert captions(workspace, photos) == {}
 
 
+def test_what_a_broken_off_captioning_has_written_is_told_as_its_own(
+    workspace: Workspace, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "_AT_ONCE", 1)
+    doing = work.work(Settings(folder=str(photos), captioner="file-name"), workspace)
+    next(event for event in doing if isinstance(event, Progress) and event.done == 3)
+    doing.close()
+    answer, _ = caption(workspace, photos, captioner="file-name")
+    assert (answer["written"], answer["done"], answer["kept"]) == (1, 3, 1)
+    assert "3 captions had been written before it was broken off." in work.told(answer)
+    assert Record(workspace.root, photos).undo() == 4
+
+
 def test_undo_takes_back_all_and_nothing_that_was_done_since(workspace: Workspace, photos: Path) -> None:
     overlay = overlay_for(workspace.root, photos)
     overlay.apply("Typed", {"red car.png": "my car"})

@@ -22,6 +22,7 @@ from sdtrainer.seams import DENOISER, Batch, Conditioning, ExportOrder, Latents,
 from sdtrainer.section import UserError
 from sdtrainer.trace import passes
 from sdtrainer.trace.live import LiveBytes
+from sdtrainer.training import quantized
 from sdtrainer.training.control import Control
 from sdtrainer.training.quantized import QuantizedLinear, quantise
 from sdtrainer.training.step import TrainStep
@@ -64,6 +65,15 @@ def bytes_of(module: torch.nn.Module) -> int:
 
 
 # -- one layer --------------------------------------------------------------------------------------
+
+
+def test_rows_rounded_some_at_a_time_are_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = torch.nn.Linear(24, 50).requires_grad_(False)
+    whole = QuantizedLinear(layer, "int8", "cpu")
+    monkeypatch.setattr(quantized, "_AT_ONCE", 100)
+    parts = QuantizedLinear(layer, "int8", "cpu")
+    assert torch.equal(whole.codes, parts.codes) and torch.equal(whole.scales, parts.scales)
+    assert parts.codes.shape == (50, 24) and parts.scales.shape == (50, 1)
 
 
 @pytest.mark.parametrize(("kind", "error"), [("int8", 0.01), ("nf4", 0.1)])

@@ -180,6 +180,19 @@ def make_qwen(folder: Path) -> Path:
     return folder
 
 
+def make_qwen25(folder: Path) -> Path:
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    config = _qwen_config(_qwen_words(folder))
+    config["text_config"]["rope_parameters"] = {
+        "rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]
+    }  # fmt: skip
+    config["vision_config"] |= {"window_size": 16, "fullatt_block_indexes": [1]}
+    del config["vision_config"]["num_position_embeddings"]
+    _save(Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**config)), folder)
+    return folder
+
+
 def make_qwen35(folder: Path) -> Path:
     """A layer of each kind that it has: one with a state, one with attention."""
     from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration

@@ -54,10 +54,11 @@ def work(settings: Settings, workspace: Workspace) -> Generator[Event, None, dic
     check(settings, by)
     yield PhaseBegan("work", "Reading the folder")
     census = _scanned(settings, workspace)
-    wanted = _wanted(census, settings, by)
+    asked = _asked(census, settings)
     record = Record(workspace.root, census.folder)
     done = frozenset() if settings.dry_run else record.begin(_question(settings), by.title)
-    left = [sample for sample in wanted if sample.path not in done]
+    left = [sample for sample in _wanted(asked, settings) if sample.path not in done]
+    num_done = sum(sample.path in done for sample in asked)
     tally, where = Tally(), ""
     if not settings.pictures:
         tally.skipped |= {problem.file: problem.sentence for problem in census.skipped}
@@ -79,8 +80,8 @@ def work(settings: Settings, workspace: Workspace) -> Generator[Event, None, dic
         "where": where,
         "is_try": settings.dry_run,
         "written": len(tally.texts),
-        "done": len(wanted) - len(left),
-        "kept": len(_asked(census, settings)) - len(wanted),
+        "done": num_done,
+        "kept": len(asked) - len(left) - num_done,
         "skipped": tally.skipped,
         "seconds": tally.seconds,
         "files": written,
@@ -162,9 +163,8 @@ def _asked(census: Census, settings: Settings) -> list[Sample]:
     return [known[path] for path in dict.fromkeys(settings.pictures)]
 
 
-def _wanted(census: Census, settings: Settings, by: Captioner) -> list[Sample]:
+def _wanted(asked: Sequence[Sample], settings: Settings) -> Sequence[Sample]:
     """Return those of them that are to be captioned."""
-    asked = _asked(census, settings)
     return asked if settings.overwrite or settings.dry_run else [s for s in asked if not existing(s)]
 
 

@@ -18,6 +18,8 @@ from ..frozen import NF4_BLOCK, FrozenAs, linears
 
 Rounded = tuple[torch.Tensor, torch.Tensor]
 """Codes, and fp32 scales."""
+_AT_ONCE = 2**24
+"""So many numbers are rounded at once, 64 MB in fp32."""
 
 
 def quantise(denoiser: torch.nn.Module, kind: FrozenAs, device: str) -> None:
@@ -97,8 +99,15 @@ def _whole(
 
 
 def _to_int8(weight: torch.Tensor) -> Rounded:
-    """Round to 127 steps on either side of zero, by the largest of each row."""
-    exact = weight.float()
+    """Round to 127 steps on either side of zero, by the largest of each row; some rows at a time, as a table
+    of words in fp32 is larger than many a model.
+    """
+    rounded = [_row_by_row(rows.float()) for rows in weight.split(max(1, _AT_ONCE // weight.shape[1]))]
+    codes, scales = zip(*rounded, strict=True)
+    return torch.cat(codes), torch.cat(scales)
+
+
+def _row_by_row(exact: torch.Tensor) -> Rounded:
     scales = exact.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
     return (exact / scales).round_().to(torch.int8), scales
 
