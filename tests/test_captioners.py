@@ -110,7 +110,7 @@ def test_other_models_of_a_kind_write_too(sort: str, tmp_path: Path) -> None:
 def test_a_model_that_thinks_first_is_told_that_it_has(tmp_path: Path) -> None:
     folder = tiny_captioners.make_qwen35(tmp_path / "qwen35")
     by = captioner("qwen")
-    tools, model = by.tools(folder), by._model(folder, "cpu", "fp32")  # type: ignore[attr-defined]
+    tools, model = by.tools(folder), by._model(by._class(folder), folder, "cpu", "fp32")  # type: ignore[attr-defined]
     asked = by.inputs(tools, model, [PICTURES[0].image], Settings())  # type: ignore[attr-defined]
     told = tools.tokenizer.decode(asked.tensors["input_ids"][0])
     assert told.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
@@ -128,7 +128,8 @@ def test_in_8_bits_only_the_matrices_are_kept_so(folders: dict[str, Path]) -> No
     from sdtrainer.training.quantized import QuantizedLinear
 
     for name in MODELS:
-        model = captioner(name)._model(folders[name], "cpu", "int8")  # type: ignore[attr-defined,arg-type]
+        by, folder = captioner(name), folders[name]  # type: ignore[arg-type]
+        model = by._model(by._class(folder), folder, "cpu", "int8")  # type: ignore[attr-defined]
         layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
         assert layers and all(isinstance(layer, QuantizedLinear) for layer in layers), name
         kept = {n: t.dtype for n, t in model.state_dict().items() if t.is_floating_point()}
@@ -142,6 +143,8 @@ def test_a_folder_of_another_kind_or_without_its_tensors_is_refused(
     with pytest.raises(UserError, match=r"is of the kind 'qwen3_vl'\. Choose one of the kind blip") as raised:
         captioner("blip").load(folders["qwen"], "cpu", "fp32", Settings())
     assert raised.value.path == "model"
+    with pytest.raises(UserError, match="is of the kind 'blip'"):
+        captioner("florence2").load(folders["blip"], "cpu", "fp32", Settings())
     mixed = shutil.copytree(folders["blip"], tmp_path / "mixed")
     shutil.copy(folders["qwen"] / "model.safetensors", mixed)
     with pytest.raises(UserError, match=r"lacks \d+ of its tensors"):

@@ -82,7 +82,8 @@ class Seeing(Captioner):
     def load(self, folder: Path | None, device: Device, precision: As, settings: Settings) -> Captioning:
         assert folder
         try:
-            tools, model = self.tools(folder), self._model(folder, device, precision)
+            cls = self._class(folder)
+            tools, model = self.tools(folder), self._model(cls, folder, device, precision)
         except (OSError, RuntimeError, *_MISFITS) as error:
             raise self._useless(folder, "could not be loaded", error) from error
 
@@ -102,11 +103,10 @@ class Seeing(Captioner):
             "model",
         )
 
-    def _model(self, folder: Path, device: Device, precision: As) -> torch.nn.Module:
-        import torch
+    def _class(self, folder: Path) -> Any:
+        """Return the class of the model in this folder."""
         import transformers
 
-        no_loading_bars()
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
         if kind not in self.kinds:
             raise UserError(
@@ -114,7 +114,13 @@ class Seeing(Captioner):
                 f"Choose one of the kind {' or '.join(self.kinds)}.",
                 "model",
             )
-        model, found = getattr(transformers, self.kinds[kind]).from_pretrained(
+        return getattr(transformers, self.kinds[kind])
+
+    def _model(self, cls: Any, folder: Path, device: Device, precision: As) -> torch.nn.Module:
+        import torch
+
+        no_loading_bars()
+        model, found = cls.from_pretrained(
             folder,
             dtype="auto" if precision == "int8" else getattr(torch, _DTYPES[precision]),
             use_safetensors=True,
