@@ -7,8 +7,10 @@ import hashlib
 import io
 import json
 import stat
+import tomllib
 import zipfile
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -114,6 +116,26 @@ def test_a_moved_config_finds_its_folders_beside_it(workspace, source, tmp_path)
         back = done("import", workspace, source=str(moved), name=to)
         assert back["pictures"] == 4
         assert sum(bool(s.mask) for s in told(workspace.uploads / to).values()) == 1
+
+
+def test_every_picture_of_a_written_dataset_config_has_words_for_its_trainer(workspace, source, tmp_path):
+    """kohya's trainer refuses one with neither a text nor class tokens (its docs/config_README-en.md)."""
+    out = tmp_path / "out"
+    (source / "plain.png").write_bytes(picture())
+    done("export", workspace, folder=str(source), out=str(out), to="kohya-toml")
+    subsets = [
+        subset
+        for dataset in tomllib.loads((out / "dataset.toml").read_text())["datasets"]
+        for subset in dataset["subsets"]
+    ]
+    bare = [
+        (subset, picture)
+        for subset in subsets
+        for picture in Path(subset["image_dir"]).glob("*.[pj][np]g")
+        if not picture.with_suffix(subset["caption_extension"]).is_file()
+    ]
+    assert {subset.get("class_tokens") for subset, _ in bare} == {"", "zib cat"}
+    assert sum(len(list(Path(subset["image_dir"]).glob("*.[pj][np]g"))) for subset in subsets) == 5
 
 
 def test_a_dataset_config_is_read_as_its_trainer_reads_it(workspace, tmp_path):

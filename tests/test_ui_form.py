@@ -60,6 +60,25 @@ def test_the_defaults_go_through_the_form_unchanged(form: Form) -> None:
     assert configs.build(form.read(held(form, Config().values()))) == Config()
 
 
+@pytest.mark.parametrize(
+    ("pasted", "meant"),
+    [
+        ('"C:\\my dog"', "C:\\my dog"),
+        (" '/home/a/my dog'\n", "/home/a/my dog"),
+        ("file:///home/a/my%20dog", "/home/a/my dog"),
+        ("file:///C:/my%20dog", "C:/my dog"),
+        ("/home/a/it's", "/home/a/it's"),
+        ('"', '"'),
+    ],
+)
+def test_a_pasted_path_is_read_as_file_managers_copy_it(form: Form, pasted: str, meant: str) -> None:
+    values = held(form, Config().values())
+    values[form.field("data.folder", "").widget] = pasted
+    values[form.field("data.trigger", "").widget] = pasted
+    read = form.read(values)["data"]
+    assert (read["folder"], read["trigger"]) == (meant, pasted), "and words are left as they are"
+
+
 def test_a_field_gets_its_value_and_its_note_together(form: Form) -> None:
     lr = form.field("optim.lr", "lora")
     assert lr

@@ -78,8 +78,7 @@ def _subsets(groups: Mapping[tuple[int, str, bool], str], home: Path) -> list[di
     for (repeats, class_word, has_masks), name in groups.items():
         subset: dict[str, Any] = {"image_dir": str(home / name), "num_repeats": repeats}
         subset["caption_extension"] = ".txt"
-        if class_word:
-            subset["class_tokens"] = class_word
+        subset["class_tokens"] = class_word  # even if empty: without, a picture without a text is an error
         if has_masks:
             subset["conditioning_data_dir"] = str(home / f"{name}-masks")
         told.append(subset)

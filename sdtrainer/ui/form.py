@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import floor, log10
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
+from urllib.parse import unquote
 
 import gradio as gr
 from gradio.components import Component
@@ -41,6 +42,8 @@ class Field:
             return _sizes(shown or "")
         if kind == "numbers":
             return _numbers(str(shown or ""))
+        if self.knob.is_path and isinstance(shown, str):
+            return plain_path(shown)
         return "" if shown is None and kind == "text" else shown
 
     def show(self, value: Any) -> Any:
@@ -162,9 +165,9 @@ class Form:
         """Turn the field of `path` red with the sentence under it, and the field `marked` before back."""
         updates: Updates = {}
         if before := self.field(marked, kind):
-            updates[before.widget] = gr.update(info=help_of(before.knob), elem_classes=[])
+            updates[before.widget] = gr.update(info=help_of(before.knob), elem_classes=_classes(before.knob))
         if wrong := self.field(path, kind):
-            updates[wrong.widget] = gr.update(info=sentence, elem_classes=["wrong"])
+            updates[wrong.widget] = gr.update(info=sentence, elem_classes=[*_classes(wrong.knob), "wrong"])
         return updates
 
     def field(self, path: str, kind: str) -> Field | None:
@@ -187,6 +190,17 @@ def field_of(knob: Knob, looks: Mapping[str, Any]) -> Field:
     if shape(knob) in ("lines", "sizes", "numbers"):
         field.widget.value = field.show(knob.default)
     return field
+
+
+def plain_path(text: str) -> str:
+    """Return a pasted path as the disk knows it: file managers copy it in quotes, or as file:///home/a%20b."""
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        text = text[1:-1]
+    if not text.startswith("file://"):
+        return text
+    path = unquote(text.removeprefix("file://").partition("\n")[0].strip())
+    return path[1:] if path[2:3] == ":" else path  # /C:/Users is C:/Users
 
 
 def merged(first: Updates, then: Updates) -> Updates:
@@ -225,6 +239,7 @@ def _widget(knob: Knob, looks: dict[str, Any]) -> Component:
         "value": knob.default,
         "min_width": 210,
         "elem_id": "-".join(filter(None, ("knob", *knob.key))),
+        "elem_classes": _classes(knob),
     } | looks
     match shape(knob):
         case "choice":
@@ -244,6 +259,11 @@ def _widget(knob: Knob, looks: dict[str, Any]) -> Component:
             return gr.Textbox(**(words | {"value": ""}))
         case _:
             return gr.Textbox(lines=knob.lines, max_lines=max(knob.lines, 1), **words)
+
+
+def _classes(knob: Knob) -> list[str]:
+    """A pasted path is taken at once: the page's script knows such fields by this."""
+    return ["path"] if knob.is_path else []
 
 
 def _update(sent: Any) -> dict[str, Any]:

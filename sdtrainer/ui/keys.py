@@ -2,6 +2,8 @@
 and pasting into text fields.
 
 gradio's text fields tell of pressed letters only (6.31); pasting and deleting are passed on to them as such.
+A path that is typed is read when its field is left, a pasted one at once: it is whole. Files that are dragged
+over the page open the place for them, and do not replace the page if they are dropped beside it.
 """
 
 from .words import tag
@@ -78,5 +80,17 @@ document.addEventListener('input', event => {
   if (event.target.matches('[data-testid="textbox"]'))
     event.target.dispatchEvent(new KeyboardEvent('keypress', {key: 'Unidentified'}));
 });
+document.addEventListener('paste', event => {
+  if (event.target.matches('.path :is(input, textarea)'))
+    setTimeout(() => event.target.dispatchEvent(new FocusEvent('blur')), 100);
+});
+const holdsFiles = event => event.dataTransfer?.types.includes('Files');
+document.addEventListener('dragenter', event => {
+  const opener = document.querySelector('#upload > button');
+  if (!holdsFiles(event) || !opener?.checkVisibility() || opener.classList.contains('open')) return;
+  if (!document.querySelector('#drop')?.checkVisibility()) opener.click();
+});
+for (const what of ['dragover', 'drop'])
+  document.addEventListener(what, event => { if (holdsFiles(event)) event.preventDefault(); });
 </script>"""
 )

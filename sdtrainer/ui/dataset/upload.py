@@ -127,7 +127,7 @@ class Upload:
         self.drop = gr.HTML(_zone(), js_on_load=SENDING, elem_id="drop")
         self.name = gr.Textbox(
             label="Name of the new folder",
-            info=f"Empty: the name that it has; single pictures are added to '{LOOSE}'.",
+            info=f"Leave it empty to keep the name that it has; single pictures go to '{LOOSE}' then.",
             elem_id="upload-name",
             max_length=80,
         )
