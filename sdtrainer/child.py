@@ -9,6 +9,7 @@ import _thread
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,8 @@ TIMEOUT = 300.0
 """Seconds that a process may take."""
 LONG = 3600.0
 """Seconds that a person may wait who can stop it."""
-GRACE_SECONDS = 3.0
+HEAR_SECONDS, CLEAR_SECONDS = 3.0, 60.0
+"""So long a process may take to hear that it shall end, and then to clear away what is half done."""
 _SAID, _ANSWER = "said", "answer"
 
 
@@ -36,8 +38,8 @@ class Stopped(Failed):
 
 
 class Hand:
-    """A hold on the process that works now: `hear` gets what it says of its progress, `stop` ends it, after
-    GRACE_SECONDS at most in which it clears away what is half done.
+    """A hold on the process that works now: `hear` gets what it says of its progress, `stop` ends it, once it
+    has cleared away what is half done.
     """
 
     def __init__(self, hear: Callable[[str], None] = lambda words: None) -> None:
@@ -103,7 +105,7 @@ def serve(answer: Callable[[dict[str, Any], Callable[[str], None]], Any]) -> Non
     """Be such a process: read a question from standard input, and write what is said and the answer."""
     question, out = json.loads(sys.stdin.readline()), os.dup(1)
     os.dup2(2, 1)  # what libraries print is no answer
-    threading.Thread(target=_end_with_input, daemon=True).start()
+    _end_with_input()
 
     def write(what: str, value: Any) -> None:
         line = memoryview((json.dumps({what: value}) + "\n").encode())
@@ -118,17 +120,31 @@ def _ask_to_end(process: subprocess.Popen[str]) -> None:
     assert process.stdin
     with contextlib.suppress(OSError):  # it is gone already
         process.stdin.close()
-    timer = threading.Timer(GRACE_SECONDS, process.kill)
+    timer = threading.Timer(CLEAR_SECONDS, process.kill)
     timer.daemon = True
     timer.start()
 
 
 def _end_with_input() -> None:
-    while os.read(0, 1024):
-        pass
-    _thread.interrupt_main()
-    time.sleep(GRACE_SECONDS)
-    os._exit(1)
+    """Interrupt the work when the input ends, and end in any case if that is not heard: then it is deep in
+    foreign code.
+    """
+    is_heard = threading.Event()
+
+    def interrupt(*_: object) -> None:
+        is_heard.set()
+        raise KeyboardInterrupt
+
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        _thread.interrupt_main()
+        if is_heard.wait(HEAR_SECONDS):
+            time.sleep(CLEAR_SECONDS)
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, interrupt)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _heard(process: subprocess.Popen[str], question: Mapping[str, Any], hand: Hand) -> dict[str, Any]:

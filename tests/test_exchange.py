@@ -335,7 +335,7 @@ def test_a_stopped_import_and_export_leave_nothing_half_written(workspace, tmp_p
             chores.do_elsewhere(verb, values, workspace, hears, hand)
     left = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent != many]
     assert not left
-    assert not list(workspace.uploads.iterdir()) and not list((tmp_path / "out").iterdir())
+    assert not list(workspace.uploads.glob("*")) and not list((tmp_path / "out").glob("*"))
 
 
 @settings(max_examples=60)

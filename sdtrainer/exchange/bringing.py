@@ -154,7 +154,7 @@ def _bring(found: Set, name: str, workspace: Workspace) -> Generator[Event, None
     workspace.uploads.mkdir(parents=True, exist_ok=True)
     check_room(pieces, workspace.uploads)
     target = free(workspace.uploads / name)
-    yield PhaseBegan("work", f"Copying {counted(len(pieces))}")
+    yield PhaseBegan("work", "Copying")
     with files.new_folder(target) as folder:
         for done in write_pictures(pieces, folder):
             yield Progress(done, len(pieces), "pictures")

@@ -58,9 +58,10 @@ class Settings(Section):
     )  # fmt: skip
     to: To = knob(
         "zip", "Format",
-        "zip and imagefolder keep everything, with a table metadata.jsonl (or .csv, .parquet) that Hugging "
-        "Face reads too; parquet puts the pictures into Parquet files, as its data sets are; kohya makes "
-        "folders that tell repeats, kohya-toml a dataset config, onetrainer a list of concepts.",
+        "For this program or Hugging Face: zip, one file with everything; imagefolder, the same as a folder, "
+        "its captions in metadata.jsonl, .csv or .parquet; parquet, the pictures inside Parquet files. For "
+        "kohya's trainer: kohya, folders such as 10_dog; kohya-toml, with a dataset config, which keeps "
+        "masks. For OneTrainer: onetrainer, with concepts.json.",
         level="basic",
     )  # fmt: skip
 
@@ -70,14 +71,14 @@ def work(settings: Settings, workspace: Workspace) -> Generator[Event, None, dic
     out = _place(settings, workspace)
     found = of_folder(folder, overlay_for(workspace.root, folder))
     pieces, written = named_apart(found.pieces), FORMATS[settings.to]
-    yield PhaseBegan("work", f"Writing {counted(len(pieces))}")
+    yield PhaseBegan("work", "Writing")
     out.parent.mkdir(parents=True, exist_ok=True)
     check_room(pieces, out.parent)
     if settings.to == "zip":
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".packing-") as packing:
             for done in written.write(pieces, Path(packing), out):
                 yield Progress(done, len(pieces), "pictures")
-            imagefolder.write_zip(Path(packing), out)
+            yield from imagefolder.write_zip(Path(packing), out)
     else:
         with files.new_folder(out) as part:
             for done in written.write(pieces, part, out.resolve()):

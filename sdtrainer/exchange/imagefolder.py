@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
+from ..events import Event, PhaseBegan, Progress
 from .pieces import Piece, mask_path, write_pictures
 
 Row = dict[str, Any]
@@ -32,15 +33,14 @@ write_csv = partial(write, table="metadata.csv")
 write_parquet = partial(write, table="metadata.parquet")
 
 
-def write_zip(folder: Path, out: Path) -> None:
-    """Pack a folder that was written; pictures are packed as they are."""
-
-    def pack(part: Path) -> None:
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as packed:
-            for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-                packed.write(file, file.relative_to(folder).as_posix())
-
-    files.write(out, pack)
+def write_zip(folder: Path, out: Path) -> Iterator[Event]:
+    """Pack a folder that was written, telling how far that is; pictures are packed as they are."""
+    written = sorted(path for path in folder.rglob("*") if path.is_file())
+    yield PhaseBegan("work", "Packing")
+    with files.new_file(out) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as packed:
+        for done, file in enumerate(written, 1):
+            packed.write(file, file.relative_to(folder).as_posix())
+            yield Progress(done, len(written), "files")
 
 
 def row(piece: Piece) -> Row:

@@ -131,7 +131,7 @@ def settle(folder: Path) -> Iterator[Event]:
     takes longer than to write them.
     """
     written = [path for path in folder.rglob("*") if path.is_file()]
-    yield PhaseBegan("work", f"Waiting until the disk has {len(written):,} files")
+    yield PhaseBegan("work", "Waiting for the disk")
     for done, file in enumerate(written, 1):
         files.flush(file)
         yield Progress(done, len(written), "files")

@@ -128,6 +128,7 @@ def progress(doing: Doing) -> str:
     if isinstance(said, Progress) and said.total:
         left = "" if said.seconds_left is None else f", about {words.duration(said.seconds_left)} left"
         bar = pictures.progress(said.done / said.total, "Progress")
-        return bar + tag("p", words.safe(f"{said.done:,} of {said.total:,} {said.unit}{left}."))
-    text = said.what if isinstance(said, PhaseBegan) else getattr(said, "text", "Working")
+        phase = f"{doing.phase}: " if doing.phase else ""
+        return bar + tag("p", words.safe(f"{phase}{said.done:,} of {said.total:,} {said.unit}{left}."))
+    text = doing.phase if isinstance(said, PhaseBegan) else getattr(said, "text", "Working")
     return tag("p", f"{words.safe(text)} …", "found")

@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import child
 from ..child import Hand
+from ..events import PhaseBegan
 from ..section import UserError
 
 STOPPED = "It was stopped."
@@ -19,11 +20,12 @@ Work = Callable[[Hand, Tell], Any]
 
 @dataclass(frozen=True)
 class Doing:
-    """What is under way. `progress` is what was told last; None at first."""
+    """What is under way. `progress` is what was told last, None at first; `phase` is what is being done."""
 
     kind: str
     needs_card: bool = False
     progress: Any = None
+    phase: str = ""
     is_stopping: bool = False
 
 
@@ -89,7 +91,9 @@ class Errands:
     def _tell(self, kind: str, progress: Any) -> None:
         with self._lock:
             if kind in self.doing:
-                self.doing[kind] = replace(self.doing[kind], progress=progress)
+                doing = self.doing[kind]
+                phase = progress.what if isinstance(progress, PhaseBegan) else doing.phase
+                self.doing[kind] = replace(doing, progress=progress, phase=phase)
         self._news()
 
     def _work(self, kind: str, work: Work, hand: Hand) -> None:
