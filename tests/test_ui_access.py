@@ -20,6 +20,7 @@ from sdtrainer import config as configs
 from sdtrainer.config import Config
 from sdtrainer.section import UserError, override
 from sdtrainer.ui.access import Access, is_local_name, is_loopback
+from sdtrainer.ui import pulse
 from sdtrainer.workspace import PROJECT, Workspace, create_run
 
 
@@ -95,6 +96,34 @@ def test_what_an_event_shows_is_not_told_that_it_is_under_way(served: Any) -> No
 
 
 def test_the_page_asks_the_browser_to_fetch_from_nowhere_else(served: Any) -> None:
+def test_the_clock_of_a_page_causes_no_event_on_the_server(served: Any) -> None:
+    """Each event costs a page that was used for a while a tenth of a second of the processor."""
+    ticks = [
+        f for f in served.blocks.fns.values() if (served.page.timer._id, "tick") in map(tuple, f.targets)
+    ]
+    assert [(tick.fn, tick.js) for tick in ticks] == [(None, pulse.ASK)]
+
+
+def test_the_pulse_of_a_page_changes_with_what_the_page_shows(served: Any) -> None:
+    project = served.desk.project
+    with client(served) as browser:
+        before = {page: browser.get(f"/pulse/{page}").text for page in ("mine", "other")}
+        assert before == {page: browser.get(f"/pulse/{page}").text for page in before}
+        project.change(override(project.values, {"train.steps": "77"}), "mine")
+        after = {page: browser.get(f"/pulse/{page}").text for page in before}
+        assert after["mine"] == before["mine"] and after["other"] != before["other"]
+        served.desk.tell()
+        assert browser.get("/pulse/mine").text != before["mine"]
+
+
+def test_a_viewers_pulse_tells_nothing_of_the_owners_settings(shared: Any) -> None:
+    project = shared.desk.project
+    with client(shared, "viewer") as browser:
+        before = browser.get("/pulse/viewer").text
+        project.change(override(project.values, {"train.steps": "78"}), "mine")
+        assert browser.get("/pulse/viewer").text == before
+
+
     with client(served) as browser:
         page = browser.get("/")
         assert "default-src 'self'" in page.headers["content-security-policy"]
@@ -109,7 +138,8 @@ def test_a_foreign_page_cannot_speak_for_this_machine(served: Any, name: str) ->
 
 
 @pytest.mark.parametrize(
-    "path", ["/config", "/gradio_api/info", "/gradio_api/queue/data", "/download/a/b", "/theme.css"]
+    "path",
+    ["/config", "/gradio_api/info", "/gradio_api/queue/data", "/download/a/b", "/pulse/a", "/theme.css"],
 )
 def test_shared_nothing_is_served_without_a_login(shared: Any, path: str) -> None:
     with client(shared) as browser:
@@ -190,7 +220,6 @@ def test_only_looking_is_open_to_viewers(served: Any) -> None:
         (page.runs.cards._id, "click"),
         (page.runs.back._id, "click"),
         (page.runs.forth._id, "click"),
-        (page.timer._id, "tick"),
         (page.pulse._id, "change"),
         (served.blocks._id, "load"),
     }
@@ -198,7 +227,7 @@ def test_only_looking_is_open_to_viewers(served: Any) -> None:
         tuple(target)
         for function in served.blocks.fns.values()
         for target in function.targets
-        if _admits_viewers(function.fn)
+        if function.fn and _admits_viewers(function.fn)
     }
     assert opened == wanted
 

@@ -114,9 +114,9 @@ class Gallery:
             self.slider: self._pair(run, view, index, before, after),
         }
 
-    def shown(self, given: Given) -> RunFolder | None:
+    def shown(self, session: str) -> RunFolder | None:
         """Return the run whose pictures are shown: the one chosen, else the newest."""
-        chosen = next((r for r in self.desk.runs() if r.name == self.picked[given.session]), None)
+        chosen = next((r for r in self.desk.runs() if r.name == self.picked[session]), None)
         return chosen or self.desk.newest()
 
     def follow(self, given: Given, run: RunFolder) -> dict[Any, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,13 +9,15 @@ from typing import Any
 import gradio as gr
 
 from ..section import UserError, override
+from . import pulse
+from .access import Role
 from .dataset import Dataset
 from .desk import Desk
 from .form import Form, merged
 from .gallery import TRY, Gallery
 from .header import Header, run_words
 from .held import Held
-from .listen import Given
+from .listen import QUIETLY, Given
 from .method import Method
 from .outlook import Reading
 from .panel import Costs, Panel
@@ -29,7 +30,6 @@ from .view import RunView
 from .vram import TITLE as VRAM
 from .vram import Vram
 
-TICK_SECONDS = 1.0
 CACHE_SECONDS = (3600, 24 * 3600)  # every hour gradio drops its copies of files older than a day
 TITLE = "sdtrainer"
 _VEILED = (*(f"#tab-{name}-button" for name in ("dataset", "method", "vram", "tools")), veiled(TRY))
@@ -76,8 +76,9 @@ class Page:
             self.seen = gr.State({})
             self.filling = gr.Textbox(visible="hidden", label="Filling", elem_id="filling")
             self.pulse = gr.Textbox(visible="hidden", label="Pulse", elem_id="pulse")
+            self.session = gr.Textbox(visible="hidden", label="Session", elem_id="session")
             self.veil = gr.HTML()
-            self.timer = gr.Timer(TICK_SECONDS, active=False)
+            self.timer = gr.Timer(pulse.SECONDS, active=False)
             self._wire(blocks)
         return blocks
 
@@ -147,6 +148,7 @@ class Page:
         on(self.train.open.click, self._open_run, (), [self.tabs, *self.runs.shows])
         everything = [
             self.timer,
+            self.session,
             self.veil,
             *everywhere,
             *self._follows,
@@ -155,15 +157,7 @@ class Page:
             *self._controls,
         ]
         on(blocks.load, self._open, {*states, *picks}, everything, looks_only=True)
-        on(
-            self.timer.tick,
-            self._feel,
-            {*picks},
-            [self.pulse],
-            looks_only=True,
-            trigger_mode="once",
-            queue=False,
-        )
+        self.timer.tick(None, self.session, self.pulse, js=pulse.ASK, api_visibility="private", **QUIETLY)
         on(
             self.pulse.change,
             lambda g: self._follow(g, g[self.seen] or {}),
@@ -277,7 +271,7 @@ class Page:
     def _open(self, given: Given) -> dict[Any, Any]:
         """A page was opened or reloaded: show everything."""
         self.desk.was_opened.set()
-        shown = self._follow(given, {}) | {self.timer: gr.Timer(active=True)}
+        shown = self._follow(given, {}) | {self.timer: gr.Timer(active=True), self.session: given.session}
         if given.role == "viewer":
             hidden = {part: gr.update(visible=False) for part in self._controls}
             closed = {tab: gr.update(interactive=False) for tab in self.edit_tabs}
@@ -286,14 +280,10 @@ class Page:
             shown[self.tabs] = gr.update(selected="train")
         return merged(self._filled(given), shown)
 
-    def _feel(self, given: Given) -> dict[Any, Any]:
-        """Feel the pulse: a tick carries a few words, and only their change brings the page up to date."""
-        return {self.pulse: hashlib.sha256(repr(self._stamps(given)).encode()).hexdigest()[:12]}
-
     def _follow(self, given: Given, seen: dict[str, str]) -> dict[Any, Any]:
         """Send what changed since this page last heard, and nothing else."""
-        stamps, run = self._stamps(given), self.desk.newest()
-        in_gallery = self.gallery.shown(given)
+        stamps, run = self.stamps(given.role, given.session), self.desk.newest()
+        in_gallery = self.gallery.shown(given.session)
         parts: dict[str, Callable[[], dict[Any, Any]]] = {
             "header": self.header.show,
             "train": lambda: self.train.show(run),
@@ -313,10 +303,10 @@ class Page:
                 updates |= show()
         return updates | {self.seen: stamps}
 
-    def _stamps(self, given: Given) -> dict[str, str]:
-        """Return, part by part, what its look depends on."""
+    def stamps(self, role: Role, session: str) -> dict[str, str]:
+        """Return, part by part, what its look depends on in this person's page."""
         desk = self.desk
-        run, in_gallery = desk.newest(), self.gallery.shown(given)
+        run, in_gallery = desk.newest(), self.gallery.shown(session)
         view = desk.view(run) if run else RunView()
         jobs, names, status = (
             desk.jobs.state(),
@@ -335,7 +325,7 @@ class Page:
             "project": "",
         }
         stamps |= dict.fromkeys(self.tools.news, "")
-        if given.role == "owner":
+        if role == "owner":
             stamps |= self.tools.stamps()
             stamps["settings"] = (
                 desk.is_warm,
@@ -344,7 +334,7 @@ class Page:
                 desk.reading,
                 jobs.current is None,
             )
-            if desk.project.author not in ("", given.session):  # another page typed: this one shows it
+            if desk.project.author not in ("", session):  # another page typed: this one shows it
                 stamps["project"] = desk.project.version
         return {name: repr(stamp) if stamp != "" else "" for name, stamp in stamps.items()}
 

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from ..section import UserError
 from ..workspace import Workspace
-from . import downloads, keys
+from . import downloads, keys, pulse
 from .access import Access, Gate, is_loopback
 from .dataset.upload import MAX_UPLOAD_GB
 from .desk import Desk
@@ -86,6 +86,7 @@ def serve(
                 Route("/made/{path:path}", downloads.made_route(desk)),
                 Route("/thumbnail/{key}", desk.thumbnails.answer),
             ],
+                Route("/pulse/{session}", pulse.route(page.stamps)),
             "title": TITLE,
         },
     )
