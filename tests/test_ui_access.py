@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,8 @@ import app
 from sdtrainer import config as configs
 from sdtrainer.config import Config
 from sdtrainer.section import UserError, override
-from sdtrainer.ui.access import Access, is_local_name, is_loopback
 from sdtrainer.ui import pulse
+from sdtrainer.ui.access import Access, is_local_name, is_loopback
 from sdtrainer.workspace import PROJECT, Workspace, create_run
 
 
@@ -95,7 +96,6 @@ def test_what_an_event_shows_is_not_told_that_it_is_under_way(served: Any) -> No
     assert len(told) <= 1
 
 
-def test_the_page_asks_the_browser_to_fetch_from_nowhere_else(served: Any) -> None:
 def test_the_clock_of_a_page_causes_no_event_on_the_server(served: Any) -> None:
     """Each event costs a page that was used for a while a tenth of a second of the processor."""
     ticks = [
@@ -124,6 +124,7 @@ def test_a_viewers_pulse_tells_nothing_of_the_owners_settings(shared: Any) -> No
         assert browser.get("/pulse/viewer").text == before
 
 
+def test_the_page_asks_the_browser_to_fetch_from_nowhere_else(served: Any) -> None:
     with client(served) as browser:
         page = browser.get("/")
         assert "default-src 'self'" in page.headers["content-security-policy"]
@@ -374,3 +375,30 @@ def test_a_proxy_is_not_asked_for_this_machine(tmp_path: Path, monkeypatch: pyte
     finally:
         running.close()
     assert os.environ["NO_PROXY"].startswith("intranet,")
+
+
+def test_where_another_program_takes_the_port_at_the_last_moment_the_next_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import gradio as gr
+
+    from sdtrainer.ui import serve
+
+    found, is_free = [], serve._is_free
+
+    def and_quickly_taken(host: str, port: int) -> bool:
+        is_ours = is_free(host, port)
+        if is_ours and not found:
+            found.append(socket.create_server((host, port)))
+        return is_ours
+
+    monkeypatch.setattr(serve, "_is_free", and_quickly_taken)
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        gr.HTML("Here")
+    port, url = serve.launch(blocks, "127.0.0.1", None, prevent_thread_lock=True, quiet=True, _frontend=False)
+    try:
+        assert port > found[0].getsockname()[1]
+        assert httpx.get(url).status_code == 200
+    finally:
+        blocks.close(verbose=False)
+        found[0].close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -57,10 +58,10 @@ def serve(
     page = Page(desk, sharing)
     blocks = page.build()
     blocks.queue(default_concurrency_limit=8)
-    sharing.port = _free_port(host, port)
-    _, url, _ = blocks.launch(
-        server_name=host,
-        server_port=sharing.port,
+    sharing.port, url = launch(
+        blocks,
+        host,
+        port,
         prevent_thread_lock=True,
         quiet=True,
         show_error=False,
@@ -85,8 +86,8 @@ def serve(
                 Route("/download/{run}/{file}", downloads.route(desk)),
                 Route("/made/{path:path}", downloads.made_route(desk)),
                 Route("/thumbnail/{key}", desk.thumbnails.answer),
-            ],
                 Route("/pulse/{session}", pulse.route(page.stamps)),
+            ],
             "title": TITLE,
         },
     )
@@ -98,10 +99,21 @@ def _user(request: Request) -> str | None:
     return request.scope["sdtrainer_role"]
 
 
-def _free_port(host: str, port: int | None) -> int:
+def launch(blocks: gr.Blocks, host: str, port: int | None, **how: Any) -> tuple[int, str]:
+    """Serve on `port`, or on the first that is free; returns the port and the page's address.
+
+    Raises:
+        UserError: it is taken, or all are.
+    """
     for candidate in [port] if port else range(FIRST_PORT, FIRST_PORT + NUM_PORTS):
-        if _is_free(host, candidate):
-            return candidate
+        if not _is_free(host, candidate):
+            continue
+        try:
+            _, url, _ = blocks.launch(server_name=host, server_port=candidate, **how)
+            return candidate, url
+        except OSError:
+            if _is_free(host, candidate):  # else another program was quicker
+                raise
     if port:
         raise UserError(f"Port {port} is in use.", "Give another with --port, or leave it out.")
     raise UserError(
