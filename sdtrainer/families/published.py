@@ -14,7 +14,9 @@ from ..formats.diffusers_folder import COMPONENTS
 from ..recognition.bases import BASES
 from ..seams import Facts
 
-_VAE = {
+Configs = dict[str, dict[str, Any]]
+"""Config files by path."""
+_VAE: dict[str, Any] = {
     "_class_name": "AutoencoderKL",
     "latent_channels": 4,
     "block_out_channels": [128, 256, 512, 512],
@@ -22,8 +24,29 @@ _VAE = {
     "up_block_types": ["UpDecoderBlock2D"] * 4,
     "layers_per_block": 2,
 }
-_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-_SD15 = {
+_SCHEDULE: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def _clip(width: int, layers: int, heads: int, activation: str, projected: int) -> dict[str, Any]:
+    return {
+        "vocab_size": 49408,
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "hidden_act": activation,
+        "projection_dim": projected,
+    }
+
+
+_CLIP_L = _clip(768, 12, 12, "quick_gelu", 768)
+_OPEN_CLIP_H = _clip(1024, 23, 16, "gelu", 512)
+_TWO_ENCODERS = {
+    "text_encoder/config.json": _CLIP_L | {"architectures": ["CLIPTextModel"], "eos_token_id": 2},
+    "text_encoder_2/config.json": _clip(1280, 32, 20, "gelu", 1280)
+    | {"architectures": ["CLIPTextModelWithProjection"], "eos_token_id": 2},
+}
+_SD15: Configs = {
     "model_index.json": {"_class_name": "StableDiffusionPipeline"},
     "unet/config.json": {
         "_class_name": "UNet2DConditionModel",
@@ -33,19 +56,11 @@ _SD15 = {
         "attention_head_dim": 8,
     },
     "vae/config.json": _VAE | {"sample_size": 512},
-    "text_encoder/config.json": {
-        "vocab_size": 49408,
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "hidden_act": "quick_gelu",
-        "projection_dim": 768,
-    },
+    "text_encoder/config.json": _CLIP_L,
     "scheduler/scheduler_config.json": _SCHEDULE
     | {"_class_name": "PNDMScheduler", "prediction_type": "epsilon"},
 }
-_SD21 = {
+_SD21: Configs = {
     "model_index.json": {"_class_name": "StableDiffusionPipeline"},
     "unet/config.json": {
         "_class_name": "UNet2DConditionModel",
@@ -56,19 +71,11 @@ _SD21 = {
         "use_linear_projection": True,
     },
     "vae/config.json": _VAE | {"sample_size": 768},
-    "text_encoder/config.json": {
-        "vocab_size": 49408,
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 23,
-        "num_attention_heads": 16,
-        "hidden_act": "gelu",
-        "projection_dim": 512,
-    },
+    "text_encoder/config.json": _OPEN_CLIP_H,
     "scheduler/scheduler_config.json": _SCHEDULE
     | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"},
 }
-_SDXL = {
+_SDXL: Configs = {
     "model_index.json": {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True},
     "unet/config.json": {
         "_class_name": "UNet2DConditionModel",
@@ -86,19 +93,7 @@ _SDXL = {
         "projection_class_embeddings_input_dim": 2816,
     },
     "vae/config.json": _VAE | {"sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True},
-    "text_encoder/config.json": _SD15["text_encoder/config.json"]
-    | {"architectures": ["CLIPTextModel"], "eos_token_id": 2},
-    "text_encoder_2/config.json": {
-        "architectures": ["CLIPTextModelWithProjection"],
-        "vocab_size": 49408,
-        "hidden_size": 1280,
-        "intermediate_size": 5120,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 20,
-        "hidden_act": "gelu",
-        "projection_dim": 1280,
-        "eos_token_id": 2,
-    },
+    **_TWO_ENCODERS,
     "scheduler/scheduler_config.json": _SCHEDULE
     | {
         "_class_name": "EulerDiscreteScheduler",
@@ -107,7 +102,7 @@ _SDXL = {
         "prediction_type": "epsilon",
     },
 }
-_TRANSFORMER = {
+_TRANSFORMER: dict[str, Any] = {
     "_class_name": "SD3Transformer2DModel",
     "sample_size": 128,
     "patch_size": 2,
@@ -133,34 +128,29 @@ _TRANSFORMERS = {
         "caption_projection_dim": 2432,
     },
 }
-_SD3 = {
+_SD3: Configs = {
     "model_index.json": {"_class_name": "StableDiffusion3Pipeline"},
-    "vae/config.json": {
-        "_class_name": "AutoencoderKL",
+    "vae/config.json": _VAE
+    | {
         "sample_size": 1024,
         "latent_channels": 16,
-        "block_out_channels": [128, 256, 512, 512],
-        "down_block_types": ["DownEncoderBlock2D"] * 4,
-        "up_block_types": ["UpDecoderBlock2D"] * 4,
-        "layers_per_block": 2,
         "scaling_factor": 1.5305,
         "shift_factor": 0.0609,
         "use_quant_conv": False,
         "use_post_quant_conv": False,
     },
-    "text_encoder/config.json": _SDXL["text_encoder/config.json"],
-    "text_encoder_2/config.json": _SDXL["text_encoder_2/config.json"],
+    **_TWO_ENCODERS,
     "scheduler/scheduler_config.json": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
 }
 
 
-MODELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+MODELS: Mapping[str, Configs] = {
     "SD1": _SD15,
     "SD2": _SD21,
     "SDXL": _SDXL,
     **{base: _SD3 | {"transformer/config.json": config} for base, config in _TRANSFORMERS.items()},
 }
-"""Config files by row of recognition.bases.BASES, and by path."""
+"""By row of recognition.bases.BASES."""
 
 
 def facts_of(base: str) -> Facts:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from .likeness import (
-    FINDS_ITS_RATE,
     Likeness,
     Row,
     Unlike,
     carry,
+    forget_rates,
     leave,
     length,
     literal,
@@ -50,6 +51,24 @@ def _clip_skip(given: Any) -> int:
     return max(0, whole(given) - 1)
 
 
+def _of_pictures() -> Iterator[Row]:
+    """What is said of all pictures, or else of each set of them, then without the "ss_"."""
+    rows = (
+        Row("resolution", "train.resolution", side),
+        Row("shuffle_caption", "data.shuffle_tags", switch),
+        Row("keep_tokens", "data.keep_tags", whole),
+        Row("caption_dropout_rate", "data.caption_dropout", number),
+        Row("caption_tag_dropout_rate", "data.tag_dropout", number),
+        Row("flip_aug", "data.flip", switch),
+        Row("random_crop", "data.crop", lambda given: "random" if switch(given) else "center"),
+        Row("min_bucket_reso", "data.bucket_min", whole),
+        Row("max_bucket_reso", "data.bucket_max", whole),
+        Row("bucket_no_upscale", "data.upscale", lambda given: not switch(given)),
+    )
+    for row in rows:
+        yield from (replace(row, entry=f"ss_{row.entry}"), row)
+
+
 _ROWS: tuple[Row, ...] = (
     Row("ss_output_name", "run.name", run_name),
     Row("ss_max_train_steps", "train.steps", length),
@@ -58,8 +77,6 @@ _ROWS: tuple[Row, ...] = (
     Row("batch_size_per_device", "train.batch_size", whole),
     Row("ss_total_batch_size", "train.batch_size", whole),
     Row("ss_gradient_accumulation_steps", "optim.accumulation", whole),
-    Row("ss_resolution", "train.resolution", side),
-    Row("resolution", "train.resolution", side),
     Row("ss_seed", "train.seed", whole),
     Row("ss_mixed_precision", "train.precision", table(_PRECISIONS, "this format is not here")),
     Row("ss_optimizer", "optim.name", optimizer),
@@ -76,24 +93,7 @@ _ROWS: tuple[Row, ...] = (
     Row("ss_huber_c", "noise.huber_delta", number),
     Row("ss_clip_skip", "base.clip_skip", _clip_skip, 0),
     Row("ss_network_dropout", "method.dropout", number, 0.0),
-    Row("ss_shuffle_caption", "data.shuffle_tags", switch),
-    Row("shuffle_caption", "data.shuffle_tags", switch),
-    Row("ss_keep_tokens", "data.keep_tags", whole),
-    Row("keep_tokens", "data.keep_tags", whole),
-    Row("ss_caption_dropout_rate", "data.caption_dropout", number),
-    Row("caption_dropout_rate", "data.caption_dropout", number),
-    Row("ss_caption_tag_dropout_rate", "data.tag_dropout", number),
-    Row("caption_tag_dropout_rate", "data.tag_dropout", number),
-    Row("ss_flip_aug", "data.flip", switch),
-    Row("flip_aug", "data.flip", switch),
-    Row("ss_random_crop", "data.crop", lambda given: "random" if switch(given) else "center"),
-    Row("random_crop", "data.crop", lambda given: "random" if switch(given) else "center"),
-    Row("ss_min_bucket_reso", "data.bucket_min", whole),
-    Row("min_bucket_reso", "data.bucket_min", whole),
-    Row("ss_max_bucket_reso", "data.bucket_max", whole),
-    Row("max_bucket_reso", "data.bucket_max", whole),
-    Row("ss_bucket_no_upscale", "data.upscale", lambda given: not switch(given)),
-    Row("bucket_no_upscale", "data.upscale", lambda given: not switch(given)),
+    *_of_pictures(),
 )
 
 _OFF = ("False", "0", "0.0", False, 0)
@@ -136,9 +136,7 @@ def likeness(metadata: Mapping[str, str], into: Likeness) -> None:
     _repeats(metadata, into)
     _optimizer_arguments(metadata.get("ss_optimizer", ""), into)
     _network_arguments(_json(metadata.get("ss_network_args", ""), dict), into)
-    if into.values.get("optim.name") in FINDS_ITS_RATE:
-        for setting in ("optim.lr", "optim.text_encoder_lr"):
-            into.values.pop(setting, None)
+    forget_rates(into)
 
 
 def _of_first_dataset(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from .likeness import (
-    FINDS_ITS_RATE,
     Likeness,
     Row,
     Unlike,
     carry,
+    forget_rates,
     leave,
     length,
     number,
@@ -107,9 +107,7 @@ def likeness(config: Mapping[str, Any], into: Likeness) -> None:
         into.values.setdefault("method.targets", told)
     leave(_LEFT, flat, into)
     _loss(flat, into)
-    if into.values.get("optim.name") in FINDS_ITS_RATE:
-        for setting in ("optim.lr", "optim.text_encoder_lr"):
-            into.values.pop(setting, None)
+    forget_rates(into)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

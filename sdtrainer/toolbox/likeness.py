@@ -82,6 +82,13 @@ def leave(
             into.leave(entry, entries[entry], why)
 
 
+def forget_rates(into: Likeness) -> None:
+    """Where the optimizer finds its learning rate, that of the file is only a factor of it."""
+    if into.values.get("optim.name") in _FINDS_ITS_RATE:
+        for setting in ("optim.lr", "optim.text_encoder_lr"):
+            into.values.pop(setting, None)
+
+
 def table(words: Mapping[str, Any], why: str) -> Callable[[Any], Any]:
     """Return a reader of words; others have no counterpart."""
 
@@ -140,7 +147,7 @@ OPTIMIZERS: Mapping[str, str] = {
     "adamwschedulefree": "adamw_schedulefree", "schedulefreeadamw": "adamw_schedulefree",
 }  # fmt: skip
 """Ours by the names of the classes, without case and underscores."""
-FINDS_ITS_RATE = ("prodigy",)
+_FINDS_ITS_RATE = ("prodigy",)
 
 
 def optimizer(given: Any) -> str:
