@@ -197,6 +197,11 @@ def test_captions_are_typed_tagged_changed_at_once_undone_and_kept(page: Any, ad
     page.wait_for_function("!document.querySelector('#pictures').innerText.includes('night')")
     page.locator("#pictures", has_text=before).wait_for()
 
+    page.locator("#pictures .thumbnail").first.click()
+    caption.fill("typed at the last moment")
+    open_page(page, address)
+    page.locator("#pictures", has_text="typed at the last moment").wait_for()
+
 
 def shows(page: Any, place: str, text: str) -> None:
     page.wait_for_function(

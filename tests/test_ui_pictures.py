@@ -215,6 +215,9 @@ def test_tags_are_removed_and_added(browse: Browse) -> None:
     assert captions(browse)["b.png"] == "sky, <i>" and "&lt;i&gt;" in told[browse.editor.text]
     acts(browse, "tags", "add", "sky, <i>", "b.png", tag="night, sky")
     assert captions(browse)["b.png"] == "sky, <i>, night"
+    acts(browse, "tags", "next", "sky, <i>, night", "b.png")
+    acts(browse, "tags", "untag", "sky, <i>, night", "b.png", tag="<i>")  # clicked before the next one came
+    assert captions(browse) == {"a.png": "a, sky", "b.png": "sky, night", "c.png": "c, sky"}
 
 
 def test_a_picture_that_no_longer_fits_the_search_can_be_left(browse: Browse) -> None:

@@ -29,7 +29,7 @@ let timer = 0, waiting = 0, number = 0, version = '', was = '', acts = [], unhea
 const box = () => element.querySelector('textarea');
 const adds = () => element.querySelector('#caption-tag');
 const later = () => { clearTimeout(timer); timer = 0; };
-const send = () => {  // one at a time: gradio drops what comes during an answer
+const send = () => {
   waiting = setTimeout(answered, 1000);
   unheard = false;
   trigger('click', {acts});
@@ -56,7 +56,9 @@ element.addEventListener('input', event => {
   timer = setTimeout(save, 300);
 });
 element.addEventListener('focusout', event => { if (event.target === box() && timer) save(); });
-document.addEventListener('visibilitychange', () => { if (timer && element.isConnected) save(); });
+document.addEventListener('visibilitychange', () => {
+  if ((timer || unheard) && element.isConnected) save();  // the page may be closed now
+});
 element.addEventListener('click', event => {
   const button = event.target.closest('[data-act]');
   if (button) tellCaption(button.dataset.act);
@@ -91,7 +93,8 @@ element.addEventListener('click', event => {
 
 class Editor:
     """Whatever is done brings along the text as it was and as it is, which picture it belongs to, and what
-    was done just before, which may not have been heard.
+    was done just before, which may not have been heard. The page sends keys and clicks one at a time: of two
+    answers under way at once the older could come last and stay.
     """
 
     def __init__(self, desk: Desk, shelf: Shelf, views: Views) -> None:
@@ -164,10 +167,10 @@ class Editor:
             case "close":
                 self.views.change(given.session, open="")
             case "untag":
-                self._retag(given, lambda tags: [t for t in tags if t != clicked["tag"]])
+                self._retag(clicked, lambda tags: [t for t in tags if t != clicked["tag"]])
             case "add":
                 new = caption_edits.tags_of(str(clicked["tag"]))
-                self._retag(given, lambda tags: tags + [t for t in new if t not in tags])
+                self._retag(clicked, lambda tags: tags + [t for t in new if t not in tags])
 
     def _save(self, given: Given, path: str, text: str) -> None:
         shelved, caption = self.shelf.look(), one_line(text)
@@ -176,12 +179,13 @@ class Editor:
         if self.views[given.session].open == path:
             self.views.change(given.session, held=caption)
 
-    def _retag(self, given: Given, change: Any) -> None:
-        shelved, view = self.shelf.look(), self.views[given.session]
+    def _retag(self, clicked: Mapping[str, Any], change: Any) -> None:
+        """Change the tags of the picture that the page showed; a later one may be open already."""
+        shelved, path = self.shelf.look(), str(clicked["picture"])
         separator = shelved.section.tag_separator
-        tags = caption_edits.tags_of(_sample(shelved, view.open).caption, separator)
+        tags = caption_edits.tags_of(_sample(shelved, path).caption, separator)
         caption = caption_edits.joined(change(tags), separator)
-        self.shelf.apply(f"Caption of {view.open}", {view.open: caption}, joins=True)
+        self.shelf.apply(f"Caption of {path}", {path: caption}, joins=True)
 
     def _step(self, given: Given, by: int) -> None:
         """Go to the next picture that is still there; behind the last comes the first."""
