@@ -178,8 +178,10 @@ class Seeing:
 
 def _model_folder(settings: Settings) -> Generator[Event, None, Path]:
     folder = Path(settings.model).expanduser()
-    if folder.is_dir() or not hub.is_id(settings.model):
+    if folder.is_dir():
         return folder
+    if not hub.is_id(settings.model):
+        raise UserError(f"Model: there is no folder {folder}.", f"Choose another, or {CLIPSEG}.", "model")
     patterns = ("*.json", "*.txt", "*.safetensors")
     wanted = hub.Wanted(settings.model, patterns, ("config.json", "*.safetensors"), "model", 603_000_000)
     return (yield from hub.fetch(wanted))

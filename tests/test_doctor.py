@@ -365,3 +365,17 @@ def test_a_finding_about_the_whole_set_is_not_counted_as_one_picture() -> None:
 
     assert said(()) == "Worth a look: no caption."
     assert said(("a.png",), ("b.png",)) == "Worth a look: no caption (2)."
+    assert said(("a.png", "b.png", "c.png")) == "Worth a look: no caption (3)."
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence", "name"),
+    [
+        ((), "All captions are alike.", ""),
+        (("a.png",), "It is very dark.", "a.png"),
+        (("a.png",), "a.png is no image.", ""),
+        (("a.png", "b.png"), "2 captions are alike.", ""),
+    ],
+)
+def test_a_sentence_gets_a_name_where_it_needs_one(files: tuple[str, ...], sentence: str, name: str) -> None:
+    assert report.subject({"files": files, "sentence": sentence}) == name

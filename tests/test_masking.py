@@ -79,9 +79,14 @@ def test_a_margin_reaches_equally_far_on_all_sides():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "setting"), [({"words": [" "]}, "words"), ({"words": ["a"], "model": "."}, "model")]
+    ("wrong", "setting", "said"),
+    [
+        ({"words": [" "]}, "words", "no word"),
+        ({"words": ["a"], "model": "."}, "model", "no CLIPSeg"),
+        ({"words": ["a"], "model": "/nowhere"}, "model", "no folder /nowhere"),
+    ],
 )
-def test_what_is_wrong_is_said_before_anything_is_made(workspace, images, wrong, setting):
-    with pytest.raises(UserError) as raised:
+def test_what_is_wrong_is_said_before_anything_is_made(workspace, images, wrong, setting, said):
+    with pytest.raises(UserError, match=said) as raised:
         done(workspace, folder=str(images), **wrong)
     assert raised.value.path == setting

@@ -33,6 +33,7 @@ from sdtrainer.ui.dataset.class_images import ClassImages
 from sdtrainer.ui.dataset.diffs import diff
 from sdtrainer.ui.dataset.views import Moment, Sent
 from sdtrainer.ui.desk import Desk
+from sdtrainer.ui.errand import Doing
 from sdtrainer.ui.listen import Given
 from sdtrainer.ui.thumbnails import KEPT, Thumbnails
 from sdtrainer.workspace import Workspace
@@ -398,7 +399,17 @@ def test_bad_class_images_go_to_the_trash_and_spare_ones_stand_in(browse: Browse
     shown = part.show(browse.desk.look(), page)
     assert "All 3 pictures" in shown[part.said] and "1 more" in shown[part.said]
     assert not shown[part.drawing]["visible"]
-    assert part._pick(clicked("00001.png"))[part.bad]["value"] == "Throw 1 picture away"
+    assert shown[part.all]["interactive"] and not shown[part.bad]["interactive"]
+    picked = part._pick(clicked("00001.png"))[part.bad]
+    assert picked == gr.update(value="Throw 1 picture away", interactive=True)
+    part.desk.errands.doing["classes"] = Doing("classes")
+    shown = part.show(browse.desk.look(), page)
+    assert not shown[part.all]["interactive"] and not shown[part.bad]["interactive"], "while they are drawn"
+    with pytest.raises(UserError, match="being drawn"):
+        part._throw_bad(page)
+    del part.desk.errands.doing["classes"]
+    shown = part.show(browse.desk.look(), page)
+    assert shown[part.all]["interactive"] and shown[part.bad]["interactive"]
     part._throw_bad(page)
     assert prior.thrown_away(home) == {1} and not (home / "00001.png").exists()
     part._pick(clicked("../../project.toml"))

@@ -163,7 +163,8 @@ def buckets(case: Case) -> Iterator[Finding]:
         shown = sum(counts.values())
         if shown < batch and len(by_bucket) > 1:
             shape = f"{width // math.gcd(width, height)}:{height // math.gcd(width, height)}"
-            sentence = f"The shape {width} x {height} px ({shape}) is shown {shown} times per epoch"
+            times = "once" if shown == 1 else f"{shown} times"
+            sentence = f"The shape {width} x {height} px ({shape}) is shown {times} per epoch"
             yield Finding(tuple(counts), f"{sentence}, which does not fill a batch of {batch}.")
 
 

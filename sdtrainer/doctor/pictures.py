@@ -27,9 +27,9 @@ def copies(case: Case) -> Iterator[Finding]:
         )
         names = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
         sentence = (
-            f"The same file as {names}."
+            f"{best.path} is the same file as {names}."
             if same
-            else f"Nearly the same as {names}. This one is the best, at {best.width} x {best.height} px."
+            else f"{best.path}, {best.width} x {best.height} px, is the best; nearly the same: {names}."
         )
         yield Finding(
             (best.path, *others), sentence, (Fix("Keep the best", "left_out", dict.fromkeys(others, True)),)
@@ -44,7 +44,8 @@ def leaks(case: Case) -> Iterator[Finding]:
         held_out = [path for kind, path in group if kind == "validation"]
         trained = [path for kind, path in group if kind == "training"]
         if held_out and trained:
-            sentence = f"{held_out[0]} is held out for validation, and training has nearly the same."
+            has = f"{trained[0]}, which is" if len(trained) == 1 else f"{len(trained)} that are"
+            sentence = f"{held_out[0]} is held out for validation; training has {has} nearly the same."
             yield Finding(tuple(trained), sentence, (leave_out(*trained),))
 
 

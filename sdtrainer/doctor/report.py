@@ -99,9 +99,19 @@ def verdict(report: Report) -> str:
 
 
 def _how_many(group: Mapping[str, Any]) -> str:
-    """Say how many findings there are, unless one speaks of the whole set."""
+    return f" ({number(group):,})" if number(group) else ""
+
+
+def number(group: Mapping[str, Any]) -> int:
+    """Return how many findings there are; of a single one how many pictures it names, 0 for the whole set."""
     findings = group["findings"]
-    return f" ({len(findings):,})" if any(finding["files"] for finding in findings) else ""
+    return len(findings) if len(findings) > 1 else len(findings[0]["files"])
+
+
+def subject(finding: Mapping[str, Any]) -> str:
+    """Return the name to put before the sentence; "" where that names it, or speaks of several."""
+    files, sentence = finding["files"], finding["sentence"]
+    return files[0] if len(files) == 1 and files[0] not in sentence else ""
 
 
 def counted(report: Report) -> str:
@@ -115,10 +125,10 @@ def told(report: Report) -> Iterator[str]:
     yield f"{light(report).upper()}: {counted(report)}"
     for group in report["groups"]:
         yield ""
-        yield f"{group['title']} ({len(group['findings']):,}). {group['about']}"
+        yield f"{group['title']}{_how_many(group)}. {group['about']}"
         for finding in group["findings"][:TOLD]:
-            name, sentence = (finding["files"] or [""])[0], finding["sentence"]
-            yield f"  {sentence}" if sentence.startswith(name) else f"  {name}: {sentence}"
+            name = subject(finding)
+            yield f"  {name}: {finding['sentence']}" if name else f"  {finding['sentence']}"
         if len(group["findings"]) > TOLD:
             yield f"  and {len(group['findings']) - TOLD:,} more"
     if any(finding["fixes"] for group in report["groups"] for finding in group["findings"]):

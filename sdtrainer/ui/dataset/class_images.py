@@ -113,7 +113,8 @@ class ClassImages:
         pages = max(1, ceil(len(pictures) / PER_PAGE))
         page = min(look.page, pages - 1)
         shown = pictures[page * PER_PAGE : (page + 1) * PER_PAGE]
-        picked, missing = len(look.picked), wanted.missing() if wanted and is_wanted else 0
+        picked, is_free = len(look.picked), self._in_use is None
+        missing = wanted.missing() if wanted and is_wanted else 0
         updates = {
             self.said: _said(outlook, wanted if is_wanted else None, len(pictures), missing, bool(sets)),
             self.sets: gr.update(
@@ -121,18 +122,29 @@ class ClassImages:
             ),
             self.drawing: gr.update(visible=missing > 0 or bool(self.card.doing) or self._has_ended),
             self.controls: gr.update(visible=bool(pictures)),
-            self.bad: gr.update(value=_throws(picked), interactive=picked > 0),
+            self.bad: self._bad(picked),
+            self.all: gr.update(interactive=is_free),
             self.grid: tag("div", "".join(self._cell(p, p.name in look.picked) for p in shown), "pictures"),
             self.where: tag("span", f"Page {page + 1:,} of {pages:,}", "quiet") if pages > 1 else "",
             self.back: gr.update(visible=pages > 1, interactive=page > 0),
             self.forth: gr.update(visible=pages > 1, interactive=page < pages - 1),
             **self.card.show(),
         }
-        is_free = self.card.doing is None
-        label = f"Draw {words.count(missing, 'picture')} now" if missing and is_free else "Draw them now"
-        updates[self.card.start] = gr.update(value=label, interactive=missing > 0 and is_free)
+        is_idle = self.card.doing is None
+        label = f"Draw {words.count(missing, 'picture')} now" if missing and is_idle else "Draw them now"
+        updates[self.card.start] = gr.update(value=label, interactive=missing > 0 and is_idle)
         self.looks[given.session] = replace(look, page=page)
         return self.sent.news(given.session, updates)
+
+    def _bad(self, picked: int) -> dict[str, Any]:
+        return gr.update(value=_throws(picked), interactive=picked > 0 and self._in_use is None)
+
+    @property
+    def _in_use(self) -> str | None:
+        """Say why no picture may be thrown away now."""
+        if self.card.doing:
+            return "Class images are being drawn."
+        return "A run is going on that may use these." if self.desk.jobs.state().current else None
 
     @property
     def _has_ended(self) -> bool:
@@ -186,7 +198,7 @@ class ClassImages:
         look, pictures = self.looks[given.session], frozenset(map(str, given.clicked["pictures"]))
         picked = look.picked | pictures if given.clicked["on"] else look.picked - pictures
         self.looks[given.session] = replace(look, picked=picked)
-        updates = {self.bad: gr.update(value=_throws(len(picked)), interactive=bool(picked))}
+        updates = {self.bad: self._bad(len(picked))}
         return self.sent.news(given.session, updates)
 
     def _draw(self, given: Given) -> dict[Any, Any]:
@@ -228,10 +240,8 @@ class ClassImages:
     def _folder(self, given: Given) -> Path:
         """The folder looked at. Raises UserError if it is being drawn in or trained with, or is gone."""
         name = self.looks[given.session].name
-        if self.card.doing:
-            raise UserError("Class images are being drawn.", "Wait for that, or stop it first.")
-        if self.desk.jobs.state().current:
-            raise UserError("A run is going on that may use these.", "Wait for it, or stop it first.")
+        if why := self._in_use:
+            raise UserError(why, "Wait for that, or stop it first.")
         if name not in self._sets():
             raise UserError("This set is no longer there.", "Choose another.")
         return self.desk.workspace.class_images / name

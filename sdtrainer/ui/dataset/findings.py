@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ...doctor import report
 from .. import words
 from ..words import picture, tag
 
@@ -30,8 +31,9 @@ def groups(found: Sequence[Mapping[str, Any]], opened: str, page: int, copy: Cop
 
 def _group(group: Mapping[str, Any], is_open: bool, page: int, copy: Copy) -> str:
     level, word = LEVELS[group["level"]]
-    number = len(group["findings"])
-    title = tag("span", word, f"light {level}") + tag("b", words.safe(group["title"])) + f" ({number:,})"
+    number = report.number(group)
+    title = tag("span", word, f"light {level}") + tag("b", words.safe(group["title"]))
+    title += f" ({number:,})" if number else ""
     state = "true" if is_open else "false"
     head = _button("open", title, group["name"], "finding-head", aria_expanded=state)
     return tag("section", head + (_opened(group, page, copy) if is_open else ""), "findings")
@@ -59,7 +61,8 @@ def _row(name: str, finding: Mapping[str, Any], copy: Copy) -> str:
     images = "".join(picture(file, path) for path, file in shown)
     if len(files) > PICTURES:
         images += tag("span", f"+{len(files) - PICTURES:,}", "quiet")
-    about = tag("b", words.safe(files[0])) + " " if files else ""
+    name = report.subject(finding)
+    about = tag("b", words.safe(name)) + " " if name else ""
     said = tag("p", about + words.safe(finding["sentence"]))
     where = {"data_file": files[0] if files else ""}
     buttons = "".join(
