@@ -71,7 +71,8 @@ def advise(plan: Plan, census: Census) -> tuple[Advice, ...]:
         found.append(Advice(told, {"train.resolution": made_for}))
     num_masked = sum(s.mask is not None for s in census.samples)
     if 0 < num_masked < len(census.samples):
-        told = f"Of {len(census.samples)} pictures {num_masked} have a mask; the others are learnt whole."
+        have = "1 has" if num_masked == 1 else f"{num_masked:,} have"
+        told = f"Of {len(census.samples):,} pictures {have} a mask; the others are learnt whole."
         found.append(Advice(told))
     small = [s for s in census.samples if min(s.width, s.height) < 0.5 * side]
     if small:

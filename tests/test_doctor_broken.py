@@ -12,10 +12,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 from PIL import Image
 from test_doctor import check
 
+from sdtrainer import config as configs
+from sdtrainer import planner
+from sdtrainer.chores import CHORES
+from sdtrainer.ui.access import Access
+from sdtrainer.ui.dataset.crops import Crops
+from sdtrainer.ui.desk import Desk
+from sdtrainer.ui.outlook import Outlook
+from sdtrainer.ui.sections import Sections
 from sdtrainer.workspace import Workspace
 
 EXTENSIONS = {
@@ -187,4 +196,26 @@ def test_every_broken_file_is_named_and_none_is_touched(
     odd, skipped = [path for path, _ in odd_files()], set().union(*(named.get(name, ()) for name in SKIPPED))
     assert len(odd) > 60 and skipped & set(odd) == set(), "what is only odd can be used"
     assert check(folder, workspace) == made, "a second look says the same"
+    assert state(folder) == before
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_captions_and_crops_are_made_for_what_can_be_used_and_no_file_is_touched(
+    tree: tuple[Path, list[str]], workspace: Workspace
+) -> None:
+    folder, before = tree[0], state(tree[0])
+    desk = Desk(workspace, Access(workspace))
+    crops, chore = Crops(desk, Sections("parts")), CHORES["caption"]
+    with gr.Blocks():
+        crops.sections.build({crops.title: crops.build})
+    settings = chore.check({"folder": str(folder), "captioner": "file-name", "overwrite": True})
+    for _ in chore.do(settings, workspace):
+        pass
+    config = configs.build({"data": {"folder": str(folder)}})
+    outlook = Outlook({}, config=config, census=planner.look(config, workspace).census)
+    samples = outlook.census.samples
+    assert len(samples) > 150 and sum(bool(sample.caption) for sample in samples) > 100
+    for sample in samples:
+        shown = crops._view(outlook, sample.path)
+        assert shown[crops.chosen] == sample.path and "the model sees" in shown[crops.facts]
     assert state(folder) == before

@@ -20,7 +20,7 @@ from .case import LEVELS, Case, Check, Level
 
 CHECKS: tuple[Check, ...] = (*pictures.CHECKS, *files.CHECKS, *words.CHECKS, *whole.CHECKS)
 LIGHTS: Mapping[Level, str] = {"bad": "red", "warn": "yellow", "note": "green"}
-SCHEMA = 1
+SCHEMA = 2
 TOLD = 5
 Report = dict[str, Any]
 
