@@ -88,85 +88,91 @@ class Page:
         return tab
 
     def _wire(self, blocks: gr.Blocks) -> None:
-        on = self.desk.on
-        states = {self.filling, self.seen, *self.dataset.states, *self.vram.chosen}
-        self._settings = [
-            *self.panel.shows,
-            *self.dataset.shows,
-            *self.method.shows,
-            *self.vram.shows,
-            self.wrong,
-            *self.form.groups,
-        ]
-        form = [self.filling, *self.form.components]
-        everywhere = [*self._settings, *form]
-        self._follows = [
-            *self.header.shows,
-            *self.train.shows,
-            *self.gallery.shows,
-            *self.runs.shows,
-            *self.tools.shows,
-            *self.tools.lists,
-            self.seen,
-        ]
-        picks = {self.gallery.run, self.gallery.prompt, self.gallery.before, self.gallery.after}
-        typed = {*states, *self.form.components}
+        self._wire_form()
+        self._wire_parts()
+        self._wire_news(blocks)
 
-        def filled(done: Any) -> Any:
-            """Show the project's settings in the form, after something changed them. What comes while an
-            answer is on its way is shown by a later one: that one may have been made before it.
-            """
-            return on(done, self._fill, states, everywhere, trigger_mode="always_last")
-
-        def opened(done: Any) -> Any:
-            return on(done, lambda g: {self.tabs: gr.update(selected="train")}, (), [self.tabs])
-
-        on(self.form.edits(), self._typed, typed, everywhere, trigger_mode="always_last", queue=False)
+    def _wire_form(self) -> None:
+        """What a person sets shows what follows from it, and can be begun."""
+        on, typed = self.desk.on, {*self._states, *self.form.components}
+        on(
+            self.form.edits(),
+            self._typed,
+            typed,
+            self._everywhere,
+            trigger_mode="always_last",
+            queue=False,
+        )
         marks = {self.wrong, self.marked, self.form.kind}
         on(self.wrong.change, self._mark, marks, [self.marked, *self.form.components], queue=False)
         on(self.panel.train.click, self._start, typed, [*self._settings, self.tabs], trigger_mode="once")
-        filled(
-            on(
-                self.panel.advice.click,
-                self._fix,
-                self.vram.chosen,
-                [self.tabs, *self.vram.shows],
-                clicks=True,
-            )
-        )
+        shown = [self.tabs, *self.vram.shows]
+        self._fill_after(on(self.panel.advice.click, self._fix, self.vram.chosen, shown, clicks=True))
+
+    def _wire_parts(self) -> None:
+        """Each part by itself, and what leads from one to another."""
+        on, filled = self.desk.on, self._fill_after
         self.header.share.wire()
         self.dataset.wire(filled)
         self.method.wire(filled)
         self.vram.wire(filled, self.edit_tabs[1:3])
         self.train.wire()
         self.gallery.wire()
-        self.runs.wire(filled, opened)
+        self.runs.wire(filled, self._watch_after)
         self.tools.wire(filled)
         drawn_with = [self.tabs, *self.gallery.shown_by_trying]
         on(self.runs.attempt.click, lambda g: self._try(self.runs.chosen[g.session]), (), drawn_with)
         on(self.train.attempt.click, lambda g: self._try(self._newest()), (), drawn_with)
         on(self.train.open.click, self._open_run, (), [self.tabs, *self.runs.shows])
-        everything = [
-            self.timer,
-            self.session,
-            self.veil,
-            *everywhere,
-            *self._follows,
-            self.tabs,
-            *self.edit_tabs,
-            *self._controls,
-        ]
-        on(blocks.load, self._open, {*states, *picks}, everything, looks_only=True)
+
+    def _wire_news(self, blocks: gr.Blocks) -> None:
+        """Opened, the page shows everything; afterwards, what changed."""
+        on, shown = self.desk.on, [*self._everywhere, *self._follows]
+        uses = {*self._states, self.gallery.run, self.gallery.prompt, self.gallery.before, self.gallery.after}
+        once = [self.timer, self.session, self.veil, self.tabs, *self.edit_tabs, *self._controls]
+        on(blocks.load, self._open, uses, [*once, *shown], looks_only=True)
         self.timer.tick(None, self.session, self.pulse, js=pulse.ASK, api_visibility="private", **QUIETLY)
         on(
             self.pulse.change,
             lambda g: self._follow(g, g[self.seen] or {}),
-            {*states, *picks},
-            [*everywhere, *self._follows],
+            uses,
+            shown,
             looks_only=True,
             trigger_mode="always_last",
             queue=False,
         )
+
+    def _fill_after(self, done: Any) -> Any:
+        """Show the project's settings in the form, after something changed them. What comes while an answer
+        is on its way is shown by a later one: that one may have been made before it.
+        """
+        return self.desk.on(done, self._fill, self._states, self._everywhere, trigger_mode="always_last")
+
+    def _watch_after(self, done: Any) -> Any:
+        """Show the Train tab, after a run was begun."""
+        return self.desk.on(done, lambda g: {self.tabs: gr.update(selected="train")}, (), [self.tabs])
+
+    @property
+    def _states(self) -> set[Any]:
+        """What the page holds beside the settings, and every look at them needs."""
+        return {self.filling, self.seen, *self.dataset.states, *self.vram.chosen}
+
+    @property
+    def _settings(self) -> list[Any]:
+        """What follows from the settings."""
+        parts = (self.panel, self.dataset, self.method, self.vram)
+        return [*(shown for part in parts for shown in part.shows), self.wrong, *self.form.groups]
+
+    @property
+    def _everywhere(self) -> list[Any]:
+        """The settings themselves, and what follows from them."""
+        return [*self._settings, self.filling, *self.form.components]
+
+    @property
+    def _follows(self) -> list[Any]:
+        """What follows from runs and other work."""
+        parts = (self.header, self.train, self.gallery, self.runs, self.tools)
+        return [*(shown for part in parts for shown in part.shows), *self.tools.lists, self.seen]
 
     @property
     def _controls(self) -> list[Any]:
