@@ -52,17 +52,17 @@ class Desk:
         self.num_counted = 0
         self.listener = Listener(workspace)
         self.on = self.listener.on
-        self.errands = Errands(self._tell, self.listener.log)
+        self.errands = Errands(self.tell, self.listener.log)
         self.jobs = Jobs(workspace, self.errands.free_card)
         self.project = Project(workspace)
         self.machine = hardware.quick()
         self.is_warm = False
-        self._counted: Answers[bool] = Answers(False, self._tell, self.listener.log)
+        self._counted: Answers[bool] = Answers(False, self.tell, self.listener.log)
         self.was_opened = threading.Event()
         self._looker = Looker(workspace, access)
-        self._changes: Answers[tuple[Change, ...]] = Answers((), self._tell, self.listener.log)
-        self._classics: Answers[tuple[Drawn, ...]] = Answers((), self._tell, self.listener.log)
-        self._tracer = Tracer(self._tell, self.listener.log)
+        self._changes: Answers[tuple[Change, ...]] = Answers((), self.tell, self.listener.log)
+        self._classics: Answers[tuple[Drawn, ...]] = Answers((), self.tell, self.listener.log)
+        self._tracer = Tracer(self.tell, self.listener.log)
         self._followers = Followers()
         self.thumbnails = Thumbnails(workspace)
         self._glance = (0.0, "")
@@ -162,6 +162,10 @@ class Desk:
         self._looker.captions_changed(is_over)
         self.tell()
 
+    def tell(self) -> None:
+        """Let the pages know that something was found out."""
+        self.num_counted += 1
+
     def start(self, values: Mapping[str, Any]) -> RunFolder:
         """Start a run, or queue it. Raises UserError."""
         outlook = self.look(values)
@@ -243,12 +247,6 @@ class Desk:
         self.errands.close()
         self._tracer.close()
         self.jobs.close()
-
-    def _tell(self) -> None:
-        """Let the pages know that something was found out."""
-        self.num_counted += 1
-
-    tell = _tell
 
     def _warm_up(self) -> None:
         self.was_opened.wait(FIRST_PAGE_SECONDS)

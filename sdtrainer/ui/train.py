@@ -182,13 +182,6 @@ def _empty() -> str:
 
 def _state(run: RunFolder, view: RunView, status: str) -> str:
     word = tag("span", STATE_WORDS[status], f"light {STATE_LIGHTS.get(status, 'idle')}")
-    text = (
-        _interrupted(view)
-        if status == "interrupted"
-        else _waiting()
-        if status == "waiting"
-        else sentence(view)
-    )
     figures = {
         "step": f"{view.step:,} of {view.total:,}" if view.total else "",
         "left": words.duration(view.seconds_left)
@@ -204,20 +197,20 @@ def _state(run: RunFolder, view: RunView, status: str) -> str:
     )
     part = part_done(view)
     return (
-        tag("p", word + tag("b", words.safe(run.name)) + " " + words.safe(text), "found")
+        tag("p", word + tag("b", words.safe(run.name)) + " " + words.safe(_sentence(view, status)), "found")
         + (pictures.progress(part, f"{run.name}: {100 * part:.0f} percent done") if view.total else "")
         + tag("dl", shown, "figures")
     )
 
 
-def _interrupted(view: RunView) -> str:
-    if view.state == "suspended":
-        return sentence(view)
-    return f"The run ended at step {view.step:,} without a word, as after a power cut. Resume it under Runs."
-
-
-def _waiting() -> str:
-    return "It starts when the runs before it are done."
+def _sentence(view: RunView, status: str) -> str:
+    if status == "waiting":
+        return "It starts when the runs before it are done."
+    if status == "interrupted" and view.state != "suspended":
+        return (
+            f"The run ended at step {view.step:,} without a word, as after a power cut. Resume it under Runs."
+        )
+    return sentence(view)
 
 
 def _speed(seconds_per_step: float | None) -> str:
