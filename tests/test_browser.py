@@ -199,7 +199,7 @@ def test_captions_are_typed_tagged_changed_at_once_undone_and_kept(page: Any, ad
 
     page.locator("#pictures .thumbnail").first.click()
     shows(page, "#caption-text", before)
-    page.wait_for_function("window.tellCaption")  # the field listens
+    page.wait_for_function("!!window.tellCaption")  # the field listens
     caption.fill("typed at the last moment")
     open_page(page, address)
     page.locator("#pictures", has_text="typed at the last moment").wait_for()
