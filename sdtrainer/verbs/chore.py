@@ -42,7 +42,7 @@ def _arguments(chore: Chore) -> argparse.ArgumentParser:
     arguments = parser(chore.verb)
     known = fields(chore.settings)
     for name in chore.plain:
-        many = {"nargs": "*"} if get_origin(known[name].annotation) is list else {}
+        many = {"nargs": "*", "default": []} if get_origin(known[name].annotation) is list else {}
         number = many or ({"nargs": "?"} if name in chore.spare else {})
         arguments.add_argument(name, help=_help(known[name]), **number)
     for name, knob in known.items():
