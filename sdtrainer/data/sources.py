@@ -211,7 +211,7 @@ def _missing_sentence(sample: Sample) -> str:
     if sample.caption_from:
         return f"Its caption from {sample.caption_from} is empty."
     folder = f"'{sample.class_word}' from the folder's name"
-    instead = folder if sample.class_word else "only the trigger word"
+    instead = folder if sample.class_word else "only the trigger word, if you set one,"
     return f"It has no caption; {instead} is used."
 
 

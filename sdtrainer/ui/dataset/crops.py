@@ -64,7 +64,7 @@ class Crops:
 
     def build(self) -> None:
         with gr.Row(elem_classes="pager"):
-            self.prev = gr.Button("Previous picture", size="sm", min_width=110, elem_id="crop-prev")
+            self.prev = gr.Button("Previous", size="sm", min_width=80, elem_id="crop-prev")
             self.number = gr.Number(
                 1,
                 precision=0,
@@ -75,7 +75,7 @@ class Crops:
                 elem_id="crop-number",
             )
             self.of = gr.HTML()
-            self.next = gr.Button("Next picture", size="sm", min_width=110, elem_id="crop-next")
+            self.next = gr.Button("Next", size="sm", min_width=80, elem_id="crop-next")
         gr.HTML(tag("p", HOW, "quiet"))
         with gr.Row(equal_height=False):
             with gr.Column(min_width=280, scale=3):
