@@ -24,8 +24,8 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of the clock and of the processor; `peak_bytes` is the most that the process held, of which
-    `start_bytes` before it began.
+    """Seconds of the clock and of the processor. The process held `peak_bytes` at most while it read,
+    `planned_bytes` while it planned as well, and `start_bytes` before it began.
     """
 
     num_images: int
@@ -34,6 +34,7 @@ class Measured:
     plan: tuple[float, float]
     start_bytes: int
     peak_bytes: int
+    planned_bytes: int
 
     @property
     def ratio(self) -> float:
@@ -46,20 +47,23 @@ def measure(folder: Path, workspace: Workspace) -> Measured:
     values = override(preset("starter").values, {"data.folder": str(folder), "data.validation_folder": ""})
     config, machine = configs.build(values), hardware.quick()
     facts, start = families.recognise(config.base), _peak_bytes()
-    scan, _ = _timed(lambda: planner.look(config, workspace))
+    scan, num_images = _timed(lambda: len(planner.look(config, workspace).census.samples))
     rescan, found = _timed(lambda: planner.look(config, workspace))
+    peak = _peak_bytes()
     plan, _ = _timed(lambda: planner.decide(config, facts, found, workspace, machine))
-    return Measured(len(found.census.samples), scan, rescan, plan, start, _peak_bytes())
+    return Measured(num_images, scan, rescan, plan, start, peak, _peak_bytes())
 
 
 def as_text(measured: Measured) -> str:
     rows = (("first reading", measured.scan), ("second reading", measured.rescan), ("plan", measured.plan))
     lines = [f"{measured.num_images:,} images"]
     lines += [f"{name:15} {clock:7.2f} s  ({busy:.2f} s of a core)" for name, (clock, busy) in rows]
-    peak, start = (size / 2**20 for size in (measured.peak_bytes, measured.start_bytes))
-    lines += [f"memory          {peak:7.0f} MB ({start:.0f} MB of it before)"]
-    each = (measured.peak_bytes - measured.start_bytes) / measured.num_images
-    lines += [f"per image       {each:7.0f} bytes at most"]
+    start = measured.start_bytes
+    for name, peak in (("reading", measured.peak_bytes), ("with the plan", measured.planned_bytes)):
+        each = (peak - start) / measured.num_images
+        lines += [
+            f"{name:15} {peak / 2**20:7.0f} MB ({start / 2**20:.0f} MB before; {each:.0f} bytes an image)"
+        ]
     return "\n".join([*lines, f"ratio           {measured.ratio:7.1f}"])
 
 
