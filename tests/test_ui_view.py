@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,18 @@ def test_the_loss_is_judged_once_it_has_settled() -> None:
     for later, said in ((0.2, "level"), (0.1, "falling"), (0.5, "rising")):
         many = grown(STARTED, TRAINING, stepped(150, [0.03] + [0.2] * 49 + [later] * 100, total=200))
         assert f"The loss is {said}" in sentence(many)
+
+
+def test_noise_is_not_taken_for_a_loss_that_rises() -> None:
+    """Single steps differ tenfold by the noise that they drew; a rise shows through that all the same."""
+
+    def said(rng: random.Random, rise: float, num: int) -> str:
+        losses = [rng.expovariate(10) * (1 + rise * step / num) for step in range(num)]
+        return sentence(grown(STARTED, TRAINING, stepped(num, losses, total=num)))
+
+    flat = [said(random.Random(seed), 0, 60 + seed) for seed in range(150)]
+    assert not any("rising" in text for text in flat) and sum("level" in text for text in flat) > 130
+    assert all("rising" in said(random.Random(seed), 4, 400) for seed in range(20))
 
 
 def test_what_happens_between_steps_is_said_and_over_when_it_is() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from statistics import fmean, variance
 from typing import Literal
 
 from .. import events
@@ -13,8 +15,8 @@ from . import words
 MAX_POINTS = 500
 LOG_LINES = 400
 SMOOTHING = 0.97
-SETTLED_POINTS = 30
-"""From here on the smoothed loss says more of the learning than of the noise that single steps drew."""
+SETTLED_POINTS = 20
+"""So many points of the loss say more of the learning than of the noise that single steps drew."""
 
 State = Literal["new", "running", "paused", "finished", "stopped", "suspended", "failed"]
 
@@ -154,17 +156,20 @@ def part_done(view: RunView) -> float:
 
 
 def _health(view: RunView) -> str:
-    points = view.smooth.points
-    if len(points) < 2 * SETTLED_POINTS:
+    """Say where the loss goes, if its last third differs from its first by more than the noise of single
+    steps (Welch's t).
+    """
+    losses = [loss for _, loss in view.loss.points]
+    third = len(losses) // 3
+    if third < SETTLED_POINTS:
         return ""
-    first, last = points[max(len(points) // 10, SETTLED_POINTS)][1], points[-1][1]
-    if last < 0.97 * first:
+    first, last = losses[:third], losses[-third:]
+    change = fmean(last) - fmean(first)
+    noise = math.sqrt((variance(first) + variance(last)) / third)
+    if change < -2 * noise:
         return " The loss is falling."
-    return (
-        " The loss is rising: the learning rate may be too high."
-        if last > 1.3 * first
-        else " The loss is level."
-    )
+    is_rising = change > 4 * noise and fmean(last) > 1.1 * fmean(first)
+    return " The loss is rising: the learning rate may be too high." if is_rising else " The loss is level."
 
 
 def _say(view: RunView, event: Event, text: str, level: str = "info") -> None:
